@@ -1,0 +1,2 @@
+//! domicile-chaos
+fn main() {}

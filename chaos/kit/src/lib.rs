@@ -1,0 +1,1 @@
+//! Real servers for tests: etcd clusters, PostgreSQL pairs, fault links; started, stopped and cleaned up.

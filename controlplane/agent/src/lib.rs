@@ -1,0 +1,1 @@
+//! The agent beside a self-managed PostgreSQL: fences, promotes, follows, and stops it without proof.

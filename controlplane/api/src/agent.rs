@@ -1,0 +1,245 @@
+//! The agent's API: what stands between the PostgreSQL provider and the agent beside a database.
+//!
+//! HTTP/JSON. Every request carries `Authorization: Bearer <agent secret>`; every effect also carries a [`Token`], and
+//! the agent refuses one that ranks below the highest it has on disk. A repeat with the *same* rank is answered from
+//! what is already true and does nothing twice.
+//!
+//! | call | effect |
+//! |---|---|
+//! | `GET /v1/state` | none: [`AgentState`] |
+//! | `POST /v1/settle` | [`Settle`]: CHECKPOINT, so that the stop that follows is short |
+//! | `POST /v1/fence` | [`Fence`] → [`Fenced`]: a durable marker, then a clean stop |
+//! | `POST /v1/unfence` | [`Unfence`] → [`AgentState`]: marker gone, started for itself alone, a write seen to succeed |
+//! | `POST /v1/promote` | [`Promote`] → [`Promoted`] |
+//! | `POST /v1/follow` | [`Follow`] → 202; progress in [`AgentState::follow`] |
+//! | `POST /v1/losses` | [`ExportLosses`] → 202; progress in [`AgentState::losses`] |
+//! | `GET /v1/losses/{move}` | none: [`LossReport`] |
+
+use std::net::SocketAddr;
+
+use domicile_model::token::Lsn;
+use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, Token};
+use serde::{Deserialize, Serialize};
+
+/// How the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Running {
+    /// Not at all.
+    Stopped,
+    /// For the agent alone: nobody else gets in, on any way.
+    Private,
+    /// For everyone, as a primary, under a proof.
+    Open,
+    /// For everyone, as a standby: nothing can be written.
+    Standby,
+}
+
+/// What the agent knows about its database now. Unknown is a value: a field that could not be read is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentState {
+    /// The cell that the database belongs to.
+    pub cell: CellId,
+    /// Where it stands.
+    pub region: RegionId,
+    /// How it runs.
+    pub running: Running,
+    /// `system_identifier` of the control file.
+    pub system_id: Option<String>,
+    /// The control file's own word for its state: `in production`, `shut down`, `in archive recovery`…
+    pub control_state: Option<String>,
+    /// The newest timeline that the server writes or follows.
+    pub timeline: Option<u32>,
+    /// Where `timeline` left its parent; none on timeline 1.
+    pub fork: Option<Fork>,
+    /// Start of the last checkpoint record, by the control file.
+    pub checkpoint: Option<Lsn>,
+    /// Written and flushed, on a running primary.
+    pub flushed: Option<Lsn>,
+    /// Replayed, on a running standby.
+    pub replayed: Option<Lsn>,
+    /// On a standby: whether a walreceiver streams now. On a primary: whether its standby streams from it now.
+    pub streaming: Option<bool>,
+    /// The highest token seen, from disk.
+    pub highest: Option<Token>,
+    /// The commanded fence in force, from disk.
+    pub fence: Option<Fenced>,
+    /// The epoch of the proof in hand, and for how many milliseconds it still keeps the database open.
+    pub proof: Option<(Epoch, u64)>,
+    /// The newest `follow`, if any.
+    pub follow: Option<Progress>,
+    /// The newest export of losses, if any.
+    pub losses: Option<Progress>,
+    /// What could not be read or done, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// Where a timeline left its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The parent timeline.
+    pub parent: u32,
+    /// Records of the parent from here on are not part of the new timeline.
+    pub at: Lsn,
+}
+
+/// A job that takes longer than a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The order that it belongs to.
+    pub token: Token,
+    /// How it goes about it: `attach`, `rewind`, `rebuild`, `export`.
+    pub how: String,
+    /// Where it stands.
+    pub status: ProgressStatus,
+    /// Share done, 0 to 1, where it can be told.
+    pub share: Option<f64>,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum ProgressStatus {
+    /// Under way.
+    Running,
+    /// Done.
+    Done,
+    /// Given up, and why.
+    Failed {
+        /// In a sentence.
+        why: String,
+    },
+}
+
+/// CHECKPOINT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settle {
+    /// Who orders it.
+    pub token: Token,
+}
+
+/// Stop for certain, until a command with an equal or higher token says otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Who orders it.
+    pub token: Token,
+    /// The epoch of the close that this fence belongs to.
+    pub epoch: Epoch,
+    /// How long the clean stop may take, in milliseconds, before the agent answers that it did not succeed.
+    pub within_ms: u64,
+    /// Stop at once (PostgreSQL's immediate mode) if a clean stop does not succeed in time: for forced moves only.
+    pub force: bool,
+}
+
+/// The fence's acknowledgement: from here on this database takes no write of that epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// What the standby must have replayed, and who ordered the stop.
+    pub handover: HandoverToken,
+    /// Whether the control file says `shut down`. After an immediate stop it does not, and nothing can be handed over
+    /// without loss.
+    pub clean: bool,
+}
+
+/// Turn back: before the intent to promote only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unfence {
+    /// Who orders it.
+    pub token: Token,
+}
+
+/// Become the primary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promote {
+    /// Who orders it.
+    pub token: Token,
+    /// The epoch of the close. The agent reads the registry itself: leader, move and this epoch must stand there,
+    /// with nobody holding the cell.
+    pub epoch: Epoch,
+    /// What must have been replayed. None only in a forced move.
+    pub handover: Option<HandoverToken>,
+    /// The name of the physical slot that the other side will follow by.
+    pub slot: String,
+}
+
+/// The new primary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// `system_identifier`.
+    pub system_id: String,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// Where that left the old one.
+    pub fork: Fork,
+}
+
+/// Become a standby of `upstream`: by `standby.signal` alone where the own checkpoint is the upstream's fork point,
+/// else by rewind, once, else by a rebuild.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Follow {
+    /// Who orders it.
+    pub token: Token,
+    /// The region of the upstream.
+    pub region: RegionId,
+    /// The upstream PostgreSQL.
+    pub upstream: SocketAddr,
+    /// The upstream's newest fork.
+    pub fork: Option<Fork>,
+    /// The physical slot to use there.
+    pub slot: String,
+}
+
+/// Read the transactions past the fork from the logical slot kept for this, before anything rewinds or rebuilds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExportLosses {
+    /// Who orders it.
+    pub token: Token,
+    /// Where the new primary's timeline left this one's.
+    pub fork: Fork,
+}
+
+/// The transactions that the new primary never saw. Holds no rows: those stay beside the old primary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossReport {
+    /// The move that lost them.
+    #[serde(rename = "move")]
+    pub moving: MoveId,
+    /// Where the timelines part.
+    pub fork: Fork,
+    /// In the order of their commits.
+    pub transactions: Vec<LostTransaction>,
+    /// Transactions that wrote only the product's own tables: counted apart, not listed.
+    pub own: u64,
+    /// Where the rows themselves lie, on the old primary's side.
+    pub rows_at: String,
+    /// What the write-ahead log cannot show, by name.
+    pub blind_spots: Vec<String>,
+}
+
+/// A lost transaction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LostTransaction {
+    /// Its number on the old primary.
+    pub xid: u32,
+    /// Where its commit record lies.
+    pub commit: Lsn,
+    /// When it committed, by the old primary's clock.
+    pub at: jiff::Timestamp,
+    /// What it changed.
+    pub changes: Vec<LostChange>,
+}
+
+/// A changed row, without its content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LostChange {
+    /// `schema.table`.
+    pub table: String,
+    /// `insert`, `update`, `delete` or `truncate`.
+    pub operation: String,
+    /// SHA-256, in hexadecimal, of the key columns as a JSON object with sorted names and text values
+    /// (`{"key":"a1","tenant_id":"mercy-health"}`): enough to look a known key up, not to read one out. None where the
+    /// table has no key.
+    pub key_digest: Option<String>,
+    /// The value of a column named `tenant_id`, if the row has one.
+    pub tenant: Option<String>,
+}

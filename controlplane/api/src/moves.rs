@@ -1,0 +1,261 @@
+//! A move of a cell, as people and programs see it.
+
+use domicile_model::token::Lsn;
+use domicile_model::{CellId, Epoch, MoveId, RegionId, TenantId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Which workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveKind {
+    /// Planned: nothing acknowledged is lost, no request fails.
+    Switchover,
+    /// Forced: the primary is gone or given up.
+    Failover,
+    /// Building a standby after a move.
+    Reprotect,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRequest {
+    /// The cell.
+    pub cell: CellId,
+    /// Where it shall go.
+    pub to: RegionId,
+    /// Given up on the old primary: only ever set by a person.
+    #[serde(default)]
+    pub force: bool,
+    /// For a forced move: the most transactions that may be lost, both parts of the preview together.
+    #[serde(default)]
+    pub accept_loss: Option<u64>,
+    /// For a forced move whose preview has an unknown part.
+    #[serde(default)]
+    pub accept_unknown: bool,
+    /// The tenants that the operator knows will move along; needed when the move was asked for by tenant.
+    #[serde(default)]
+    pub tenants: Vec<TenantId>,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A check before a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Its name, stable: `lag`, `standby-streaming`, `residency`, `gates`, `loss-slot`…
+    pub name: String,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was seen, and what to do where it is not fine.
+    pub why: String,
+}
+
+/// How a check came out. Unknown blocks as a failure does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Fine.
+    Passed,
+    /// Not fine.
+    Failed,
+    /// Could not be found out.
+    Unknown,
+    /// Does not apply here.
+    NotApplicable,
+}
+
+impl Verdict {
+    /// Whether a planned move may start under it.
+    #[must_use]
+    pub const fn blocks(self) -> bool {
+        matches!(self, Self::Failed | Self::Unknown)
+    }
+}
+
+/// What a forced move would lose, in two parts that are never mixed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossPreview {
+    /// By the newest sample: transactions that the standby lacks. None: unknown.
+    pub sampled_transactions: Option<u64>,
+    /// The same in bytes of write-ahead log.
+    pub sampled_bytes: Option<u64>,
+    /// How old that sample of the primary is, in milliseconds.
+    pub sample_age_ms: Option<u64>,
+    /// What the primary may still have acknowledged since the sample, and may until it has certainly stopped. None:
+    /// nothing bounds it.
+    pub until_stopped_transactions: Option<u64>,
+    /// The write rate that the second part rests on, in transactions a second.
+    pub write_rate_per_s: Option<f64>,
+    /// What this rests on, in sentences.
+    pub because: Vec<String>,
+}
+
+impl LossPreview {
+    /// Both parts together; none if either is unknown.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        Some(self.sampled_transactions?.saturating_add(self.until_stopped_transactions?))
+    }
+}
+
+/// What a move would do, before anything is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MovePlan {
+    /// Which workflow.
+    pub kind: MoveKind,
+    /// The cell.
+    pub cell: CellId,
+    /// The present holder.
+    pub from: Option<RegionId>,
+    /// The next one.
+    pub to: RegionId,
+    /// Everybody who moves along.
+    pub tenants: Vec<TenantId>,
+    /// The checks.
+    pub checks: Vec<Check>,
+    /// For a forced move.
+    pub preview: Option<LossPreview>,
+    /// The steps, by name and in order.
+    pub steps: Vec<String>,
+}
+
+/// How a move stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum MoveStatus {
+    /// Going forward.
+    Running,
+    /// Going back.
+    RollingBack,
+    /// Every step done.
+    Done,
+    /// Undone: the old primary serves.
+    RolledBack {
+        /// What made it turn back.
+        why: String,
+    },
+    /// Waits for a person.
+    Stuck {
+        /// At which step.
+        step: String,
+        /// Why, and what can be done.
+        why: String,
+    },
+}
+
+impl MoveStatus {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Done | Self::RolledBack { .. })
+    }
+}
+
+/// A move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MoveView {
+    /// Its id.
+    pub id: MoveId,
+    /// Which workflow.
+    pub kind: MoveKind,
+    /// The cell.
+    pub cell: CellId,
+    /// From where.
+    pub from: Option<RegionId>,
+    /// To where.
+    pub to: RegionId,
+    /// How it stands.
+    pub status: MoveStatus,
+    /// The step that runs, or ran last.
+    pub step: String,
+    /// All steps of the definition.
+    pub steps: Vec<String>,
+    /// Who asked for it.
+    pub by: String,
+    /// When.
+    pub created: Timestamp,
+    /// When it came to its present status.
+    pub updated: Timestamp,
+    /// What was measured on the way.
+    pub facts: MoveFacts,
+    /// The log, in order.
+    pub log: Vec<LogEntry>,
+}
+
+/// What was measured on the way. None: not measured, or not yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct MoveFacts {
+    /// The epoch of the close.
+    pub closed_epoch: Option<Epoch>,
+    /// The epoch under which the new holder serves.
+    pub serving_epoch: Option<Epoch>,
+    /// The new timeline.
+    pub timeline: Option<u32>,
+    /// Where it left the old one.
+    pub fork_at: Option<Lsn>,
+    /// The new primary's `system_identifier`.
+    pub system_id: Option<String>,
+    /// What was accepted to be lost.
+    pub accepted_loss: Option<u64>,
+    /// The preview that was consented to.
+    pub preview: Option<LossPreview>,
+    /// The preview as computed again right before promotion.
+    pub preview_at_promotion: Option<LossPreview>,
+    /// How the old primary was known to have stopped: `fenced` (its own word) or `lapsed` (WAIT and quiet witnesses).
+    pub stopped_by: Option<String>,
+    /// How long was waited for that, in milliseconds.
+    pub fence_wait_ms: Option<u64>,
+    /// Edges that had not followed by the deadline and were left behind.
+    pub edges_left_behind: Vec<String>,
+    /// From the close to the switch, in milliseconds.
+    pub closed_ms: Option<u64>,
+    /// From the switch until a standby streamed again, in milliseconds.
+    pub unprotected_ms: Option<u64>,
+    /// How the old primary became a standby: `attach`, `rewind`, `rebuild`.
+    pub reprotected_by: Option<String>,
+    /// Lost transactions found on the old primary, the product's own left out.
+    pub lost_transactions: Option<u64>,
+}
+
+/// An entry of a move's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// From 1.
+    pub n: u64,
+    /// When, by the leader's wall clock: for people, never for decisions.
+    pub at: Timestamp,
+    /// The leader that wrote it.
+    pub leader: String,
+    /// The step.
+    pub step: String,
+    /// What happened to it.
+    pub event: LogEvent,
+    /// In a sentence, where there is more to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// The alphabet of the log. Anything that would make an illegal order is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogEvent {
+    /// The step's intent stands; its effect may follow.
+    Intent,
+    /// The effect happened and was seen.
+    Done,
+    /// The effect certainly did not happen.
+    Failed,
+    /// The effect may have happened: the next try looks first.
+    Unknown,
+    /// The undo's intent stands.
+    UndoIntent,
+    /// The undo happened and was seen.
+    Undone,
+    /// A person is needed.
+    Stuck,
+    /// A person answered.
+    Verb,
+}

@@ -1,0 +1,152 @@
+//! The registry as the API shows it.
+
+use domicile_model::{CellId, Country, Epoch, Phase, RegionId, RouterId, TenantId};
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The name of the control plane that answered.
+    pub server: String,
+    /// The name of the one that leads; none while nobody does.
+    pub leader: Option<String>,
+    /// The registry's revision.
+    pub revision: i64,
+    /// How old the answering server's view is, in milliseconds.
+    pub age_ms: u64,
+    /// All cells.
+    pub cells: Vec<CellView>,
+    /// All routers that are probably there.
+    pub routers: Vec<RouterView>,
+}
+
+/// A cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellView {
+    /// Its id.
+    pub id: CellId,
+    /// Where it lives on an ordinary day.
+    pub primary: RegionId,
+    /// Where it goes in a disaster.
+    pub dr: RegionId,
+    /// Who serves it now.
+    pub holder: Option<RegionId>,
+    /// Who follows.
+    pub standby: Option<RegionId>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// What routers do with its requests.
+    pub phase: Phase,
+    /// The routers that vouch for the holder.
+    pub witnesses: Vec<RouterId>,
+    /// Its tenants.
+    pub tenants: Vec<TenantId>,
+    /// The database pair, if it has one.
+    pub lag: Option<LagView>,
+    /// The move that is under way.
+    #[serde(rename = "move")]
+    pub moving: Option<String>,
+}
+
+/// How far the standby is behind, by the newest samples. None: unknown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LagView {
+    /// Age of the newest data on the standby, in milliseconds, when it was sampled.
+    pub data_age_ms: Option<u64>,
+    /// Bytes of write-ahead log that it has not replayed.
+    pub bytes: Option<u64>,
+    /// Transactions that it has not replayed.
+    pub transactions: Option<u64>,
+    /// How old the sample of the primary is, in milliseconds.
+    pub primary_sample_age_ms: Option<u64>,
+    /// How old the sample of the standby is, in milliseconds.
+    pub standby_sample_age_ms: Option<u64>,
+    /// Whether the standby streams.
+    pub streaming: Option<bool>,
+}
+
+/// A region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionView {
+    /// Its id.
+    pub id: RegionId,
+    /// Where it is.
+    pub country: Country,
+    /// Cells that it holds now.
+    pub holds: Vec<CellId>,
+    /// Gates that are probably there.
+    pub gates: Vec<RouterId>,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantView {
+    /// Its id.
+    pub id: TenantId,
+    /// What people call it.
+    pub name: String,
+    /// Its cell.
+    pub cell: CellId,
+    /// The names that lead to it.
+    pub hosts: Vec<String>,
+    /// Where it is served from now.
+    pub region: Option<RegionId>,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// What routers do with its requests.
+    pub phase: Phase,
+    /// Jurisdictions that it is restricted to; empty: none.
+    pub residency: Vec<String>,
+}
+
+/// A router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouterView {
+    /// Its id.
+    pub id: RouterId,
+    /// `edge` or `gate`.
+    pub role: domicile_model::Role,
+    /// Where it runs.
+    pub region: RegionId,
+    /// The revision that it has applied.
+    pub applied: i64,
+}
+
+/// `POST /v1/apply`: the file as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The name of the file, for messages.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+    /// Show the plan only.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Remove what the file no longer names.
+    #[serde(default)]
+    pub prune: bool,
+}
+
+/// What `apply` would do, or did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyReport {
+    /// In order.
+    pub changes: Vec<PlannedChange>,
+    /// Whether it was done.
+    pub applied: bool,
+    /// The registry's revision afterwards.
+    pub revision: i64,
+}
+
+/// One change of `apply`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedChange {
+    /// `add`, `change`, `remove`, `keep` (would be removed by `--prune`), `refuse`.
+    pub action: String,
+    /// `region`, `jurisdiction`, `cell`, `tenant`.
+    pub what: String,
+    /// Its id.
+    pub id: String,
+    /// Why it is refused, or what changes.
+    pub why: String,
+}

@@ -1,0 +1,3 @@
+//! The workflow engine and the moves of a cell: durable, fenced, resumable.
+
+pub mod provider;

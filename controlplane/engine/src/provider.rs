@@ -1,0 +1,191 @@
+//! What the engine asks of databases. Providers implement it; the engine knows no SQL and no HTTP.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domicile_api::agent::{Fork, LossReport};
+use domicile_model::token::Lsn;
+use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
+
+/// Why an effect has no result. The engine treats each differently.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EffectError {
+    /// It certainly did not happen: refused, or never sent. The text says what, where and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have happened: no answer came. Look before the next try.
+    #[error("{0}")]
+    Unknown(String),
+    /// The other side ranks this token below one that it has seen: this leader is deposed. Stop at once.
+    #[error("{0}")]
+    Deposed(String),
+}
+
+/// What is known of one of a cell's two servers. Unknown is a value.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observation {
+    /// Whether anybody answered for it: the agent or the database.
+    pub reachable: bool,
+    /// A running server that is out of recovery: it takes writes, from its agent at least.
+    pub writable: Option<bool>,
+    /// A running server in recovery.
+    pub standby: Option<bool>,
+    /// `system_identifier`.
+    pub system_id: Option<String>,
+    /// The newest timeline.
+    pub timeline: Option<u32>,
+    /// Where it left its parent.
+    pub fork: Option<Fork>,
+    /// Flushed, on a primary.
+    pub flushed: Option<Lsn>,
+    /// Replayed, on a standby.
+    pub replayed: Option<Lsn>,
+    /// Start of the last checkpoint, by the control file.
+    pub checkpoint: Option<Lsn>,
+    /// On a standby: its walreceiver streams. On a primary: its standby streams from it.
+    pub streaming: Option<bool>,
+    /// The commanded fence in force, by its handover token, and whether the stop was clean.
+    pub fence: Option<(HandoverToken, bool)>,
+    /// The highest token seen.
+    pub highest: Option<Token>,
+    /// A job under way or ended: `follow` or `losses`, its token, how, done or the reason of its failure.
+    pub follow: Option<Job>,
+    /// The newest export of losses.
+    pub losses: Option<Job>,
+    /// Whether the logical slot for losses exists and is valid.
+    pub loss_slot: Option<bool>,
+    /// Prepared transactions that would outlive a stop.
+    pub prepared_transactions: Option<u64>,
+    /// Data checksums or `wal_log_hints` are on, so that a rewind is possible.
+    pub can_rewind: Option<bool>,
+    /// What is wrong, in sentences: full disk, refused connection, wrong token.
+    pub problems: Vec<String>,
+}
+
+/// A long effect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The order that it belongs to.
+    pub token: Token,
+    /// `attach`, `rewind`, `rebuild`, `export`.
+    pub how: String,
+    /// None while it runs, then its result.
+    pub outcome: Option<Result<(), String>>,
+}
+
+/// The new primary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promoted {
+    /// `system_identifier`.
+    pub system_id: String,
+    /// The timeline that it writes.
+    pub timeline: u32,
+    /// Where that left the old one.
+    pub fork: Fork,
+}
+
+/// The databases of cells. Every effect carries a token; implementations pass it on to where it is checked.
+///
+/// Calls return within a bounded time that is below the leader's lease, without retries of their own.
+#[async_trait]
+pub trait Databases: Send + Sync + 'static {
+    /// Looks, changes nothing. Never fails: what could not be seen is none, and `problems` says why.
+    async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation;
+
+    /// Makes the stop that follows short (CHECKPOINT). Harmless when repeated or late.
+    async fn settle(&self, cell: &Cell, region: &RegionId, token: &Token) -> Result<(), EffectError>;
+
+    /// Stops the server for certain until a command with an equal or higher token. `force`: also when a clean stop
+    /// does not succeed within `within`; then the second value is false.
+    async fn fence(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        token: &Token,
+        epoch: Epoch,
+        within: Duration,
+        force: bool,
+    ) -> Result<(HandoverToken, bool), EffectError>;
+
+    /// Turns a fence back and sees a write succeed. The server opens for others once its region has a proof again.
+    async fn unfence(&self, cell: &Cell, region: &RegionId, token: &Token) -> Result<(), EffectError>;
+
+    /// Makes the standby the primary. Refused until it has replayed past the handover's position.
+    async fn promote(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        token: &Token,
+        epoch: Epoch,
+        handover: Option<&HandoverToken>,
+    ) -> Result<Promoted, EffectError>;
+
+    /// Writes a canary row and reads it back; only on a server that is out of recovery. Late repeats do no harm: the
+    /// row is keyed by the move.
+    async fn verify(&self, cell: &Cell, region: &RegionId, token: &Token) -> Result<(), EffectError>;
+
+    /// Starts making this server a standby of `upstream`; progress is in [`Observation::follow`].
+    async fn follow(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        upstream: &RegionId,
+        fork: Option<Fork>,
+        token: &Token,
+    ) -> Result<(), EffectError>;
+
+    /// Starts reading the transactions past the fork; progress is in [`Observation::losses`].
+    async fn export_losses(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        fork: Fork,
+        token: &Token,
+    ) -> Result<(), EffectError>;
+
+    /// The finished list of lost transactions of a move, if this server has it.
+    async fn losses(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        moving: MoveId,
+    ) -> Result<Option<LossReport>, EffectError>;
+
+    /// One sample for lag and for the preview of a loss. Both sides are looked at, each with its own time.
+    async fn sample(&self, cell: &Cell, holder: &RegionId) -> Sample;
+}
+
+/// What was seen of a primary and its standby. None: it did not answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sample {
+    /// The primary.
+    pub primary: Option<PrimarySample>,
+    /// The standby.
+    pub standby: Option<StandbySample>,
+}
+
+/// A primary at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrimarySample {
+    /// When it was asked, on the asker's clock.
+    pub asked: domicile_model::clock::BootTime,
+    /// Flushed.
+    pub flushed: Lsn,
+    /// The next transaction number: the difference of two counts the writing transactions between them.
+    pub next_xid: u64,
+    /// Whether its standby streams from it.
+    pub streaming: bool,
+}
+
+/// A standby at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StandbySample {
+    /// When it was asked, on the asker's clock.
+    pub asked: domicile_model::clock::BootTime,
+    /// Replayed.
+    pub replayed: Lsn,
+    /// Age of the newest heartbeat row that it has, in milliseconds, by the two servers' wall clocks.
+    pub data_age_ms: Option<u64>,
+    /// Whether its walreceiver streams.
+    pub streaming: bool,
+}

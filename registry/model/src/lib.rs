@@ -1,0 +1,33 @@
+//! The words of the registry: tenants, cells, regions, placements, and the rules that hold among them.
+//!
+//! Everything here is a value or a pure function. Nothing connects, reads a file or asks a wall clock; the one
+//! clock is [`clock::BootTime`], because every decision about who may write rests on durations only.
+
+pub mod clock;
+pub mod epoch;
+pub mod fleet;
+pub mod host;
+pub mod ids;
+pub mod invariants;
+pub mod links;
+pub mod placement;
+pub mod proof;
+pub mod residency;
+pub mod router;
+pub mod secret;
+pub mod token;
+pub mod validate;
+pub mod world;
+
+pub use epoch::{Epoch, Revision};
+pub use fleet::{Cell, Database, DatabaseEndpoint, Fleet, Jurisdiction, Region, Tenant};
+pub use host::{HostName, HostPattern};
+pub use ids::{
+    BootId, CellId, Country, IdError, JurisdictionId, MoveId, RegionId, RouterId, TenantId, WorldId,
+};
+pub use placement::{ClosedReason, MoveClaim, Phase, Placement, RegionFence, WitnessSet};
+pub use residency::{Category, Residency};
+pub use router::{BusyCell, Role, RouterState, WitnessState};
+pub use secret::{SecretError, SecretRef};
+pub use token::{HandoverToken, LeaderFence, Token};
+pub use world::{FenceConstants, World};

@@ -1,0 +1,112 @@
+//! Values as versioned JSON: `{"v":1,"data":{…}}`.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use domicile_model::fleet::HostClaim;
+use domicile_model::{
+    Cell, Jurisdiction, MoveClaim, Placement, Region, RegionFence, RouterState, Tenant, WitnessState, World,
+};
+
+/// A type that stands in the registry.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What people call it.
+    const NAME: &'static str;
+    /// The version that this program writes. It reads this one and all before.
+    const VERSION: u32 = 1;
+}
+
+macro_rules! records {
+    ($($type:ty => $name:literal),* $(,)?) => { $(impl Record for $type { const NAME: &'static str = $name; })* };
+}
+records! {
+    World => "world", Region => "region", Jurisdiction => "jurisdiction", Cell => "cell", Tenant => "tenant",
+    HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
+    WitnessState => "witness", RouterState => "router",
+}
+
+/// Why a value can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A newer program wrote it: reading it could lose what this program does not know, so nothing writes it back.
+    #[error("the {what} has version {found}, this program reads up to {known}: upgrade it")]
+    Newer {
+        /// The record's name.
+        what: &'static str,
+        /// Its version.
+        found: u32,
+        /// What this program reads.
+        known: u32,
+    },
+    /// Not what it should be.
+    #[error("the {what} can't be read")]
+    Malformed {
+        /// The record's name.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+/// The bytes of a record.
+///
+/// # Panics
+/// Never for our own types: their keys are strings and they hold no maps with other keys.
+#[must_use]
+pub fn encode<T: Record>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(&Envelope { v: T::VERSION, data: record }).expect("records are plain data")
+}
+
+/// The record in these bytes.
+///
+/// # Errors
+/// When a newer program wrote it, or it is malformed.
+pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, CodecError> {
+    let malformed = |source| CodecError::Malformed { what: T::NAME, source };
+    let version: Version = serde_json::from_slice(bytes).map_err(malformed)?;
+    if version.v > T::VERSION {
+        return Err(CodecError::Newer { what: T::NAME, found: version.v, known: T::VERSION });
+    }
+    serde_json::from_slice::<Envelope<T>>(bytes).map(|e| e.data).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domicile_model::CellId;
+
+    #[test]
+    fn a_newer_version_is_refused_by_name() {
+        let error = decode::<MoveClaim>(br#"{"v":2,"data":{"new":"shape"}}"#).unwrap_err();
+        assert!(matches!(error, CodecError::Newer { what: "move claim", found: 2, known: 1 }));
+    }
+
+    #[test]
+    fn rubbish_is_an_error_and_not_a_panic() {
+        for bad in [&b""[..], b"{}", b"\xff", b"{\"v\":1}", b"[1]"] {
+            assert!(matches!(decode::<Placement>(bad), Err(CodecError::Malformed { .. })));
+        }
+    }
+
+    #[test]
+    fn records_read_back() {
+        let fence = RegionFence {
+            region: "us-east-1".parse().unwrap(),
+            cell: CellId::new("c").unwrap(),
+            epoch: domicile_model::Epoch(3),
+        };
+        assert_eq!(decode::<RegionFence>(&encode(&fence)).unwrap(), fence);
+    }
+}

@@ -1,0 +1,16 @@
+//! The registry's store: keys, transactions, the right to write, and the in-process twin.
+//!
+//! One trait, [`Store`], with three implementations: etcd (`domicile-store-etcd`), `regions.toml` itself
+//! (`domicile-store-file`) and [`memory`] for tests and simulation. What they have in common is written down as
+//! tests in [`conformance`], which runs on all of them.
+
+pub mod codec;
+pub mod key;
+pub mod right;
+pub mod store;
+pub mod txn;
+
+pub use codec::{CodecError, Record};
+pub use key::{Key, KeyError};
+pub use store::{Batch, Change, Entry, Header, LeaseId, Listing, Store, StoreError, Watcher};
+pub use txn::{Commit, Leadership, Op, Precondition, Txn};

@@ -1,0 +1,108 @@
+//! The right to write: the only place that builds a transaction which changes who holds a cell.
+
+use domicile_model::invariants::{Broken, epoch_rises};
+use domicile_model::{Placement, RegionFence, Revision};
+
+use crate::codec::encode;
+use crate::key::Key;
+use crate::txn::{Op, Precondition, Txn};
+
+/// Adds to `base` the change of a placement from what was read to what shall be, with its history.
+///
+/// Raises the epoch by one if holder, standby or witnesses change, whatever `new.epoch` says, and puts
+/// `fences/<region>` of the region that loses the right. `seen` is the modification revision of the placement that
+/// was read; the transaction is refused if it has changed since. Returns the transaction and the placement as it
+/// will stand.
+///
+/// # Errors
+/// When the new placement breaks a named invariant (thresholds of witnesses that do not meet, another cell).
+pub fn take_right(
+    base: Txn,
+    old: &Placement,
+    seen: Revision,
+    new: Placement,
+) -> Result<(Txn, Placement), Broken> {
+    let same_right = old.holder == new.holder && old.standby == new.standby && old.witnesses == new.witnesses;
+    let epoch = if same_right { old.epoch } else { old.epoch.next() };
+    let new = Placement { epoch, ..new };
+    epoch_rises(old, &new)?;
+    let mut txn = base
+        .when(Precondition::ModifiedAt(Key::Placement(old.cell.clone()), seen))
+        .put(Key::Placement(new.cell.clone()), &new);
+    if !same_right {
+        txn = txn.op(history(&new));
+    }
+    // Also when the region keeps the cell under a new epoch: its old proofs must end, and the new ones start from a
+    // table that has seen the change.
+    if let Some(region) = old.holder.clone().filter(|_| !same_right) {
+        let fence = RegionFence { region: region.clone(), cell: new.cell.clone(), epoch };
+        txn = txn.put(Key::Fence(region), &fence);
+    }
+    Ok((txn, new))
+}
+
+/// Adds to `base` the first placement of a new cell.
+///
+/// # Errors
+/// When the thresholds of its witnesses do not meet.
+pub fn first_right(base: Txn, placement: &Placement) -> Result<Txn, Broken> {
+    epoch_rises(placement, placement)?;
+    let key = Key::Placement(placement.cell.clone());
+    Ok(base.when(Precondition::Absent(key.clone())).put(key, placement).op(history(placement)))
+}
+
+fn history(placement: &Placement) -> Op {
+    let key = Key::History("placement", placement.cell.to_string(), placement.epoch.0);
+    Op::Put(key, encode(placement), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use domicile_model::{CellId, Epoch, Phase, RegionId, WitnessSet};
+
+    fn serving() -> Placement {
+        Placement {
+            cell: CellId::new("c").unwrap(),
+            epoch: Epoch(4),
+            holder: Some(RegionId::new("us-east-1").unwrap()),
+            standby: Some(RegionId::new("us-west-2").unwrap()),
+            phase: Phase::Serving,
+            moving: None,
+            witnesses: WitnessSet::of(BTreeSet::new()),
+        }
+    }
+
+    fn puts(txn: &Txn, key: &Key) -> bool {
+        txn.then.iter().any(|op| matches!(op, Op::Put(k, ..) if k == key))
+    }
+
+    #[test]
+    fn whoever_loses_the_right_is_fenced_and_the_epoch_rises() {
+        let old = serving();
+        let (txn, new) =
+            take_right(Txn::bare(), &old, Revision(9), Placement { holder: None, ..old.clone() }).unwrap();
+        assert_eq!(new.epoch, Epoch(5));
+        assert!(puts(&txn, &Key::Fence(RegionId::new("us-east-1").unwrap())));
+        assert!(puts(&txn, &Key::History("placement", "c".into(), 5)));
+        assert!(txn.when.contains(&Precondition::ModifiedAt(Key::Placement(old.cell), Revision(9))));
+    }
+
+    #[test]
+    fn holding_changes_no_right() {
+        let old = serving();
+        let holding = Placement { phase: Phase::Holding { for_ms: 10 }, epoch: Epoch(99), ..old.clone() };
+        let (txn, new) = take_right(Txn::bare(), &old, Revision(9), holding).unwrap();
+        assert_eq!(new.epoch, Epoch(4));
+        assert!(!puts(&txn, &Key::Fence(RegionId::new("us-east-1").unwrap())));
+    }
+
+    #[test]
+    fn unsound_witnesses_are_refused() {
+        let old = serving();
+        let witnesses = WitnessSet { members: BTreeSet::new(), p: 0, r: 0 };
+        assert!(take_right(Txn::bare(), &old, Revision(9), Placement { witnesses, ..old.clone() }).is_err());
+    }
+}

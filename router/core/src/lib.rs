@@ -1,0 +1,1 @@
+//! The router's decisions, without any transport: identify, resolve, admit, hold, prove.

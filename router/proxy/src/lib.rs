@@ -1,0 +1,1 @@
+//! The edge and gate proxy on Pingora.

@@ -1,0 +1,2 @@
+//! domicile-router
+fn main() {}
