@@ -1,0 +1,43 @@
+# Exactly two commands do everything: `make demo` and `make test`. Both install what is missing first (scripts/setup
+# says what and why).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+TOOLS := $(CURDIR)/target/tools/bin
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: help setup tools build demo test up down lint deny soak
+
+help: ## This list.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Install missing system packages (asks for root where it must).
+	@scripts/setup
+
+tools: setup
+	@scripts/tools
+
+build: setup ## Build domicile, domicile-router and domicile-chaos into target/release.
+	cargo build --release --locked --bins
+
+demo: build ## The whole story on this machine: switchover, failover, outage. Two to three minutes after the build.
+	target/release/domicile-chaos demo
+
+up: build ## Start the fleet and leave it running; target/fleet/fleet.json says where everything is.
+	target/release/domicile-chaos up
+
+down: ## Stop the fleet.
+	target/release/domicile-chaos down
+
+lint: tools
+	cargo fmt --all --check
+	scripts/check-lines
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: tools
+	@scripts/deny
+
+test: lint deny ## Everything that must hold: format, lints, bans, all tests against real servers, documentation tests.
+	cargo build --workspace --bins --locked
+	cargo nextest run --workspace --locked
+	cargo test --workspace --doc --locked --quiet
