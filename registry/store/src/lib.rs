@@ -2,15 +2,17 @@
 //!
 //! One trait, [`Store`], with three implementations: etcd (`domicile-store-etcd`), `regions.toml` itself
 //! (`domicile-store-file`) and [`memory`] for tests and simulation. What they have in common is written down as
-//! tests in [`conformance`], which runs on all of them.
+//! tests in the feature `conformance`, which runs on all of them.
 
 pub mod codec;
 pub mod key;
+pub mod memory;
 pub mod right;
 pub mod store;
 pub mod txn;
 
 pub use codec::{CodecError, Record};
 pub use key::{Key, KeyError};
+pub use memory::MemoryStore;
 pub use store::{Batch, Change, Entry, Header, LeaseId, Listing, Store, StoreError, Watcher};
 pub use txn::{Commit, Leadership, Op, Precondition, Txn};

@@ -1,11 +1,13 @@
 //! Transactions: preconditions, and what is written when all of them hold.
 
+use std::collections::HashSet;
+
 use domicile_model::token::LeaderFence;
 use domicile_model::{Revision, World};
 
 use crate::codec::{Record, encode};
 use crate::key::Key;
-use crate::store::{Entry, LeaseId};
+use crate::store::{Entry, LeaseId, StoreError};
 
 /// Something that must hold for a transaction to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,13 @@ pub struct Leadership {
     pub value: Vec<u8>,
 }
 
+/// How many preconditions, and how many writes, one transaction may have: the server's own limit.
+pub const MOST_OPS: usize = 128;
+
+/// How many bytes the keys and values of one transaction may have: the server's own limit of 1.5 MiB a request, less
+/// a share for the frame around them.
+pub const MOST_BYTES: usize = 1_400_000;
+
 impl Txn {
     /// An empty one that compares nothing. Only for the very first transaction, which makes the world, and for
     /// tests; everything else starts with [`Txn::in_world`].
@@ -104,6 +113,48 @@ impl Txn {
     #[must_use]
     pub fn delete(self, key: Key) -> Self {
         self.op(Op::Delete(key))
+    }
+
+    /// Whether a store can carry this out at all. Every implementation asks before it does anything, so that none
+    /// accepts what another refuses.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when it is too large or writes a key twice.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let refused = |why: String| Err(StoreError::Refused(why));
+        if self.when.len() > MOST_OPS || self.then.len() > MOST_OPS {
+            return refused(format!(
+                "a transaction has at most {MOST_OPS} preconditions and {MOST_OPS} writes, this one {} and {}: split it",
+                self.when.len(),
+                self.then.len()
+            ));
+        }
+        let mut bytes = 0_usize;
+        let mut written = HashSet::new();
+        for op in &self.then {
+            let (key, size) = match op {
+                Op::Put(key, value, _) => (key, value.len()),
+                Op::Delete(key) => (key, 0),
+            };
+            bytes = bytes.saturating_add(key.to_string().len()).saturating_add(size);
+            if !written.insert(key) {
+                return refused(format!("a transaction writes the key `{key}` twice"));
+            }
+        }
+        for precondition in &self.when {
+            // Each precondition names its key twice: to compare it, and to report it when it fails.
+            let size = match precondition {
+                Precondition::Holds(_, value) => value.len(),
+                _ => 0,
+            };
+            bytes = bytes.saturating_add(2 * precondition.key().to_string().len()).saturating_add(size);
+        }
+        if bytes > MOST_BYTES {
+            return refused(format!(
+                "a transaction has at most {MOST_BYTES} bytes, this one {bytes}: split it"
+            ));
+        }
+        Ok(())
     }
 
     /// Adds a write.
