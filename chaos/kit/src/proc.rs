@@ -1,0 +1,157 @@
+//! What the kernel knows about processes and sockets, read from `/proc`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process and its parent, as `/proc/<pid>/stat` shows them.
+struct Stat {
+    parent: u32,
+    state: char,
+    start: u64,
+}
+
+/// Reads `/proc/<pid>/stat`. The name in it may hold anything, so fields are counted from its last parenthesis.
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.get(text.rfind(')')? + 2..)?.split(' ');
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let start = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, state, start })
+}
+
+/// When a process began, in clock ticks since boot: with its number it names one process for ever, since numbers are
+/// given out again.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    stat(pid).map(|s| s.start)
+}
+
+/// Whether a process runs: it exists and is not a zombie.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|s| !matches!(s.state, 'Z' | 'X'))
+}
+
+/// The state letter of a process: `T` is stopped, `Z` a zombie.
+#[must_use]
+pub fn state(pid: u32) -> Option<char> {
+    stat(pid).map(|s| s.state)
+}
+
+/// All processes below this one, children before grandchildren; not the process itself, and no zombies.
+#[must_use]
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok())
+            && let Some(stat) = stat(pid)
+        {
+            children.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut next = vec![root];
+    while let Some(pid) = next.pop() {
+        for child in children.remove(&pid).unwrap_or_default() {
+            if is_running(child) {
+                found.push(child);
+            }
+            next.push(child);
+        }
+    }
+    found
+}
+
+/// Sends a signal to one process; one that is gone already is fine.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Gone already, or not ours: either way there is nothing left to end.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Who of these processes owns the local end of a TCP connection at `local`.
+///
+/// How a proxy tells apart clients that all come from 127.0.0.1: etcd's members dial each other by one address each.
+#[must_use]
+pub fn owner_of(local: SocketAddr, candidates: &[u32]) -> Option<u32> {
+    let inode = socket_inode(local)?;
+    let wanted = format!("socket:[{inode}]");
+    candidates.iter().copied().find(|pid| {
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
+    })
+}
+
+/// The inode of the IPv4 socket that is bound to `local` and connected.
+fn socket_inode(local: SocketAddr) -> Option<u64> {
+    let SocketAddr::V4(v4) = local else { return None };
+    let key = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens = fields.get(3) == Some(&"0A");
+        (fields.get(1) == Some(&key.as_str()) && !listens).then(|| fields.get(9)?.parse().ok()).flatten()
+    })
+}
+
+/// SIGKILLs these processes and everything below them, looking again until nothing new appears.
+pub fn kill_trees(roots: &[u32]) {
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        let mut all: BTreeSet<u32> = roots.iter().flat_map(|root| descendants(*root)).collect();
+        all.extend(roots.iter().copied().filter(|pid| is_running(*pid)));
+        let fresh: Vec<u32> = all.difference(&seen).copied().collect();
+        if fresh.is_empty() {
+            return;
+        }
+        for pid in fresh {
+            signal(pid, Signal::KILL);
+            seen.insert(pid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_below_its_parent() {
+        let mut child = std::process::Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let mut below = Vec::new();
+        for _ in 0..2000 {
+            below = descendants(child.id());
+            if !below.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        assert_eq!(below.len(), 1);
+        assert!(descendants(std::process::id()).contains(&below[0]));
+        kill_trees(&[child.id()]);
+        child.wait().unwrap();
+        for _ in 0..200_000 {
+            if !is_running(below[0]) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the grandchild survived");
+    }
+
+    #[test]
+    fn the_owner_of_a_connection_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let me = std::process::id();
+        assert_eq!(owner_of(client.local_addr().unwrap(), &[1, me]), Some(me));
+        assert_eq!(owner_of(client.local_addr().unwrap(), &[]), None);
+    }
+}
