@@ -1,1 +1,14 @@
-//! The router's decisions, without any transport: identify, resolve, admit, hold, prove.
+//! The router's decisions, without any transport: identify, resolve, admit, hold, prove, witness.
+//!
+//! Nothing here connects, waits or reads a clock; the one thing that touches a disk is the witness's journal, because
+//! what a witness may say depends on what is on its disk. The proxy around it is `domicile-router`.
+
+pub mod errors;
+pub mod headers;
+pub mod hold;
+pub mod inflight;
+pub mod pass;
+pub mod proofs;
+pub mod witness;
+
+pub use errors::{Cause, Problem};
