@@ -1,0 +1,152 @@
+//! The members of the cluster: one client each, asked in turn.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use domicile_store::StoreError;
+use etcd_client::{Client, ConnectOptions, Error};
+
+use crate::config::{EtcdConfig, Sabotage};
+use crate::failure::Failure;
+
+/// HTTP/2 pings: not more often than servers allow (5 s), and fast enough that a dead peer's watch ends by itself.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct Members {
+    members: Vec<Member>,
+    /// Who answered last. Whoever fails loses the place to the next one, and gets it back when that one fails.
+    preferred: AtomicUsize,
+    call_timeout: Duration,
+    resend: bool,
+}
+
+pub(crate) struct Member {
+    pub(crate) place: String,
+    pub(crate) client: Client,
+    index: usize,
+}
+
+impl Members {
+    pub(crate) async fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(config.connect_timeout)
+            .with_keep_alive(PING_EVERY, PING_TIMEOUT)
+            // A member without a leader says so at once instead of letting us wait, and ends its watches.
+            .with_require_leader(true);
+        let mut members = Vec::new();
+        for (index, place) in config.endpoints.iter().enumerate() {
+            let client = Client::connect([format!("http://{place}")], Some(options.clone()))
+                .await
+                .map_err(|error| StoreError::Refused(format!("{place}: {error}")))?;
+            members.push(Member { place: place.clone(), client, index });
+        }
+        if members.is_empty() {
+            return Err(StoreError::Refused("no member of the registry is named".to_owned()));
+        }
+        Ok(Self {
+            members,
+            preferred: AtomicUsize::new(0),
+            call_timeout: config.call_timeout,
+            resend: config.sabotage == Sabotage::ResentCommits,
+        })
+    }
+
+    /// Asks one member after the other until one answers: only for calls that may be carried out twice.
+    pub(crate) async fn ask<T, F, Answer>(&self, call: F) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> Answer,
+        Answer: Future<Output = Result<T, Error>>,
+    {
+        self.try_each(true, call).await.map_err(|(place, failure)| failure.of_a_question(&place))
+    }
+
+    /// Like [`Self::ask`], for a call that must not be carried out twice: the next member is asked only if this one
+    /// certainly did nothing.
+    pub(crate) async fn tell<T, F, Answer>(&self, call: F) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> Answer,
+        Answer: Future<Output = Result<T, Error>>,
+    {
+        self.try_each(self.resend, call).await.map_err(|(place, failure)| match failure {
+            Failure::NotDone(why) => StoreError::Unavailable { place, why },
+            Failure::Unclear(why) | Failure::TooLong(why) => StoreError::UnknownOutcome { place, why },
+            Failure::Final(error) => error,
+        })
+    }
+
+    pub(crate) async fn try_each<T, F, Answer>(
+        &self,
+        again_if_unclear: bool,
+        call: F,
+    ) -> Result<T, (String, Failure)>
+    where
+        F: Fn(Client) -> Answer,
+        Answer: Future<Output = Result<T, Error>>,
+    {
+        let mut failed: Vec<String> = Vec::new();
+        let mut unclear = false;
+        let start = self.preferred();
+        for member in self.from(start) {
+            let answer = tokio::time::timeout(self.call_timeout, call(member.client.clone())).await;
+            let failure = match answer {
+                Ok(Ok(answer)) => {
+                    self.preferred.store(member.index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => Failure::of(&error),
+                Err(_) => Failure::Unclear(format!("no answer within {:?}", self.call_timeout)),
+            };
+            match failure {
+                Failure::NotDone(why) => failed.push(format!("{}: {why}", member.place)),
+                Failure::Unclear(why) if again_if_unclear => {
+                    unclear = true;
+                    failed.push(format!("{}: {why}", member.place));
+                }
+                Failure::Unclear(_) => {
+                    self.avoid(member);
+                    return Err((member.place.clone(), failure));
+                }
+                Failure::TooLong(_) | Failure::Final(_) => return Err((member.place.clone(), failure)),
+            }
+        }
+        let place = self.members.iter().map(|m| m.place.as_str()).collect::<Vec<_>>().join(",");
+        let why = failed.join("; ");
+        Err((place, if unclear { Failure::Unclear(why) } else { Failure::NotDone(why) }))
+    }
+
+    /// All members, the one that answered last first.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Member> {
+        self.from(self.preferred())
+    }
+
+    /// The next call begins with another member than this one.
+    pub(crate) fn avoid(&self, member: &Member) {
+        self.avoid_index(member.index);
+    }
+
+    pub(crate) const fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    pub(crate) fn avoid_index(&self, index: usize) {
+        let next = (index + 1) % self.members.len();
+        // Only if nobody else has moved on already.
+        let _ = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn preferred(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    fn from(&self, start: usize) -> impl Iterator<Item = &Member> {
+        self.members.iter().cycle().skip(start).take(self.members.len())
+    }
+}
+
+impl Member {
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+}
