@@ -66,8 +66,8 @@ impl FenceConstants {
     /// WAIT = FENCE × (1 + 2 DRIFT): how long whoever lets proofs run out must count.
     #[must_use]
     pub const fn wait(&self) -> Duration {
-        let micros = self.fence_ms as u128 * (1_000_000 + 2 * self.drift_ppm as u128) / 1_000;
-        Duration::from_micros(micros as u64)
+        let rate = 1_000_000u64.saturating_add(self.drift_ppm.saturating_mul(2));
+        Duration::from_micros(self.fence_ms.saturating_mul(rate) / 1_000)
     }
 
     /// What is wrong with these numbers, if anything: a proof must outlive its own last DRAIN and STOP by at least

@@ -3,12 +3,16 @@
 //! Nothing here connects, waits or reads a clock; the one thing that touches a disk is the witness's journal, because
 //! what a witness may say depends on what is on its disk. The proxy around it is `domicile-router`.
 
+pub mod admit;
 pub mod errors;
 pub mod headers;
 pub mod hold;
+pub mod identify;
 pub mod inflight;
 pub mod pass;
 pub mod proofs;
+#[cfg(test)]
+mod testing;
 pub mod witness;
 
 pub use errors::{Cause, Problem};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_mirror::RoutingTable;
 use domicile_model::clock::BootTime;
 use domicile_model::proof::{NoProof, Proof, RegistryAnswer, held_by, registry_proves};
 use domicile_model::{CellId, Epoch, FenceConstants, Placement, RegionId, Revision, WorldId};
@@ -23,6 +24,14 @@ pub struct Holdings {
 }
 
 impl Holdings {
+    /// What this table lets the region prove; none before the table belongs to a world.
+    #[must_use]
+    pub fn of_table(table: &RoutingTable, region: &RegionId) -> Option<Self> {
+        let world = table.world()?.id;
+        let ours = table.placements().filter(|p| table.provable(p.placement.cell.as_str(), region).is_some());
+        Some(Self::of(world, table.applied(), region, ours.map(|p| (&p.placement, p.modified))))
+    }
+
     /// From the placements of a table, with the revisions at which they were last changed.
     pub fn of<'a>(
         world: WorldId,
