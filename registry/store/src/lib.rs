@@ -5,6 +5,8 @@
 //! tests in the feature `conformance`, which runs on all of them.
 
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod key;
 pub mod memory;
 pub mod right;
