@@ -1,0 +1,180 @@
+//! `[tenants.<id>]`, and the cells that they live in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domicile_model::residency::Category;
+use domicile_model::{CellId, HostPattern, JurisdictionId, Residency, Tenant, TenantId};
+use toml::de::DeTable;
+
+use super::cells::{Draft, RegionPair, pair, word};
+use super::{Read, cell_id, id, section};
+use crate::walk::{Name, Value, Walk, get};
+
+const KEYS: [&str; 6] = ["name", "cell", "primary", "dr", "hosts", "residency"];
+const MOST_HOSTS: usize = 1_000;
+const MOST_JURISDICTIONS: usize = 300;
+
+pub(super) fn tenants(
+    walk: &mut Walk,
+    root: &DeTable<'_>,
+    mut drafts: BTreeMap<CellId, Draft>,
+    read: &mut Read,
+) {
+    let mut silos = BTreeMap::new();
+    for (name, value) in section(walk, root, "tenants", "[tenants.mercy-health]") {
+        let Some(tenant_id) = id(walk, name, TenantId::new) else { continue };
+        if let Some(tenant) = tenant(walk, name, value, &tenant_id, &drafts, &mut silos) {
+            read.fleet.tenants.insert(tenant_id, tenant);
+        }
+    }
+    for (cell, silo) in silos {
+        let draft = drafts.remove(&cell).unwrap_or_else(Draft::empty);
+        match silo {
+            Some(pair) => {
+                if draft.names_regions && draft.cell.as_ref().is_some_and(|own| *own != pair) {
+                    walk.mistake(
+                        Some(draft.place.clone()),
+                        format!("cell `{cell}` and the tenant of that name give different regions"),
+                        "give `primary` and `dr` in one of the two places",
+                    );
+                }
+                read.fleet.cells.insert(cell.clone(), draft.build(cell, pair));
+            }
+            None => {
+                read.broken.cells.insert(cell.to_string());
+            }
+        }
+    }
+    for (cell, draft) in drafts {
+        match draft.cell.clone() {
+            Some(pair) => {
+                read.fleet.cells.insert(cell.clone(), draft.build(cell, pair));
+            }
+            None => {
+                if !draft.names_regions {
+                    walk.mistake(
+                        Some(draft.place.clone()),
+                        format!("cell `{cell}` has no `primary` and no `dr`, and no tenant of that name gives them"),
+                        "add primary = \"…\" and dr = \"…\"",
+                    );
+                }
+                read.broken.cells.insert(cell.to_string());
+            }
+        }
+    }
+}
+
+/// Silo cells by their ids; none where the regions could not be read.
+type Silos = BTreeMap<CellId, Option<RegionPair>>;
+
+fn tenant(
+    walk: &mut Walk,
+    name: &Name<'_>,
+    value: &Value<'_>,
+    id: &TenantId,
+    drafts: &BTreeMap<CellId, Draft>,
+    silos: &mut Silos,
+) -> Option<Tenant> {
+    let place = format!("tenant `{id}`");
+    let table = walk.table(value, &place, "[tenants.mercy-health]")?;
+    walk.unknown_keys(table, &place, &KEYS);
+    let display = get(table, "name").and_then(|(_, v)| word(walk, v, &format!("name of {place}")));
+    let hosts = get(table, "hosts").map(|(_, v)| hosts(walk, v, &place)).unwrap_or_default();
+    let residency = get(table, "residency").map(|(_, v)| residency(walk, v, &place)).unwrap_or_default();
+    let cell = cell(walk, name, table, id, drafts, silos)?;
+    Some(Tenant { id: id.clone(), name: display.unwrap_or_else(|| id.to_string()), cell, hosts, residency })
+}
+
+/// The cell that a tenant lives in. What is wrong with it is noted; the id is none only if `cell` itself can't be read.
+fn cell(
+    walk: &mut Walk,
+    name: &Name<'_>,
+    table: &DeTable<'_>,
+    id: &TenantId,
+    drafts: &BTreeMap<CellId, Draft>,
+    silos: &mut Silos,
+) -> Option<CellId> {
+    let place = format!("tenant `{id}`");
+    let regions = get(table, "primary").or_else(|| get(table, "dr"));
+    if let Some((_, value)) = get(table, "cell") {
+        if let Some((key, _)) = regions {
+            walk.mistake(
+                Some(key.span()),
+                format!("{place} names a cell and `{}` of its own", key.get_ref()),
+                "a tenant in a cell moves with the cell: remove `primary` and `dr`, or `cell`",
+            );
+        }
+        return cell_id(walk, value, &format!("cell of {place}"));
+    }
+    let own = CellId::new(id.as_str()).ok()?;
+    if regions.is_some() {
+        silos.insert(own.clone(), pair(walk, name, table, &place));
+    } else if !drafts.get(&own).is_some_and(|draft| draft.names_regions) {
+        walk.mistake(
+            Some(name.span()),
+            format!("{place} has neither `cell` nor `primary` and `dr`"),
+            "name the cell that it shares, or give it primary = \"…\" and dr = \"…\" of its own",
+        );
+        silos.insert(own.clone(), None);
+    }
+    Some(own)
+}
+
+fn hosts(walk: &mut Walk, value: &Value<'_>, place: &str) -> BTreeSet<HostPattern> {
+    let what = format!("hosts of {place}");
+    let mut found = BTreeSet::new();
+    for (text, span) in
+        walk.strings(value, &what, "[\"mercy-health.example.com\"]", MOST_HOSTS).unwrap_or_default()
+    {
+        let hint = "write the full name without scheme, port and path; `*.` in front means one label more";
+        let Some(host) = walk.parsed(text, span.clone(), &what, hint, HostPattern::new) else { continue };
+        if !found.insert(host.clone()) {
+            walk.mistake(Some(span), format!("{what}: `{host}` stands there twice"), "remove one of them");
+        }
+    }
+    found
+}
+
+fn residency(walk: &mut Walk, value: &Value<'_>, place: &str) -> Residency {
+    let what = format!("residency of {place}");
+    let Some(table) = value.get_ref().as_table() else {
+        return Residency { allowed: allowed(walk, value, &what), overrides: BTreeMap::new() };
+    };
+    walk.unknown_keys(table, &format!("the {what}"), &["allowed", "processing", "storage", "dr"]);
+    let mut policy = Residency::default();
+    if let Some((_, value)) = get(table, "allowed") {
+        policy.allowed = allowed(walk, value, &format!("allowed in the {what}"));
+    }
+    for category in Category::ALL {
+        let Some((_, value)) = get(table, category.as_str()) else { continue };
+        if let Some(names) = allowed(walk, value, &format!("{category} in the {what}")) {
+            policy.overrides.insert(category, names);
+        }
+    }
+    if table.is_empty() {
+        walk.mistake(
+            Some(value.span()),
+            format!("{what} is an empty table"),
+            "remove it if nothing is restricted",
+        );
+    }
+    policy
+}
+
+fn allowed(walk: &mut Walk, value: &Value<'_>, what: &str) -> Option<BTreeSet<JurisdictionId>> {
+    let texts = walk.strings(value, what, "[\"US\"]", MOST_JURISDICTIONS)?;
+    if texts.is_empty() {
+        walk.mistake(
+            Some(value.span()),
+            format!("{what} allows no place at all"),
+            "name the jurisdictions, or remove the key if nothing is restricted",
+        );
+    }
+    let hint = "use a country (US, GB, IN) or a name from [jurisdictions]";
+    Some(
+        texts
+            .into_iter()
+            .filter_map(|(text, span)| walk.parsed(text, span, what, hint, JurisdictionId::new))
+            .collect(),
+    )
+}
