@@ -1,5 +1,7 @@
 //! The registry as the API shows it.
 
+use std::net::SocketAddr;
+
 use domicile_model::{CellId, Country, Epoch, Phase, RegionId, RouterId, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +112,25 @@ pub struct RouterView {
     pub region: RegionId,
     /// The revision that it has applied.
     pub applied: i64,
+}
+
+/// `GET /v1/tenants/{id}/route`: where a request of this tenant goes now, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its cell.
+    pub cell: CellId,
+    /// The region that answers; none while nobody may.
+    pub region: Option<RegionId>,
+    /// Where the request is sent in that region.
+    pub ingress: Vec<SocketAddr>,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// What routers do with the request.
+    pub phase: Phase,
+    /// How this came about, step by step, in sentences.
+    pub why: Vec<String>,
 }
 
 /// `POST /v1/apply`: the file as it stands.

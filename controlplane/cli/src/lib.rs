@@ -1,1 +1,121 @@
 //! The command line: nouns and verbs over the HTTP API.
+//!
+//! Parse → build → run are three functions. `serve` and `agent` are only parsed here and handed to the binary, so that
+//! this crate needs neither store nor database. Data goes to stdout, talk to stderr; exit codes are [`exit::Exit`].
+
+pub mod apply;
+pub mod args;
+pub mod cell;
+pub mod check;
+pub mod client;
+pub mod exit;
+mod exit_codes;
+pub mod fail;
+pub mod failover;
+pub mod out;
+pub mod region;
+pub mod status;
+pub mod tenant;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{
+    AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, SuperviseArgs, TenantVerb,
+};
+use client::Client;
+use exit::Exit;
+use fail::Failure;
+use failover::verbs::{self, Verb};
+use out::Out;
+
+/// What the command line asks for.
+pub enum Asked {
+    /// A command of this crate: [`run`] it.
+    Client(Box<Cli>),
+    /// A control plane.
+    Serve(Box<ServeArgs>),
+    /// An agent.
+    Agent(AgentArgs),
+    /// The agent's supervisor.
+    Supervise(SuperviseArgs),
+    /// Help, version or a mistake: already said.
+    Over(Exit),
+}
+
+/// Reads the command line. Help goes to stdout, mistakes to stderr.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Asked {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => match cli.command {
+            Command::Serve(args) => Asked::Serve(args),
+            Command::Agent(args) => Asked::Agent(args),
+            Command::AgentSupervise(args) => Asked::Supervise(args),
+            _ => Asked::Client(Box::new(cli)),
+        },
+        Err(error) => {
+            let exit = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+                _ => Exit::Usage,
+            };
+            // Nothing sensible is left to do when even this can't be written.
+            drop(error.print());
+            Asked::Over(exit)
+        }
+    }
+}
+
+/// Runs a command, says on stderr why it failed if it did, and returns its exit code.
+pub async fn run(cli: &Cli, out: &mut Out) -> Exit {
+    match dispatch(cli, out).await {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if failure.exit != Exit::Ok {
+                drop(out.stderr.write_all(failure.render().as_bytes()));
+            }
+            failure.exit
+        }
+    }
+}
+
+async fn dispatch(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
+    match &cli.command {
+        Command::Check { file } => return check::run(file, out),
+        Command::ExitCodes => return exit_codes::run(out),
+        _ => {}
+    }
+    let client = Client::new(&cli.global)?;
+    let client = &client;
+    match &cli.command {
+        Command::Apply(args) => apply::run(args, client, out).await,
+        Command::Status => status::run(client, out).await,
+        Command::Region(RegionVerb::List) => region::list::run(client, out).await,
+        Command::Cell(CellVerb::List) => cell::list::run(client, out).await,
+        Command::Cell(CellVerb::Show { cell }) => cell::show::run(cell, client, out).await,
+        Command::Tenant(TenantVerb::List) => tenant::list::run(client, out).await,
+        Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
+        Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,
+        Command::Failover(verb) => failover(verb, client, out).await,
+        Command::Check { .. }
+        | Command::ExitCodes
+        | Command::Serve(_)
+        | Command::Agent(_)
+        | Command::AgentSupervise(_) => {
+            Err(Failure::new(Exit::Internal, "this command is not one that asks a control plane"))
+        }
+    }
+}
+
+async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
+    match verb {
+        FailoverVerb::Plan(args) => failover::plan::run(args, client, out).await,
+        FailoverVerb::Start(args) => failover::start::run(args, client, out).await,
+        FailoverVerb::Watch { id } => failover::watch::run(*id, client, out).await,
+        FailoverVerb::Show { id } => failover::show::run(*id, client, out).await,
+        FailoverVerb::List => failover::list::run(client, out).await,
+        FailoverVerb::Retry { id } => verbs::run(Verb::Retry, *id, client, out).await,
+        FailoverVerb::Rollback { id } => verbs::run(Verb::Rollback, *id, client, out).await,
+        FailoverVerb::Losses { id } => failover::losses::run(*id, client, out).await,
+    }
+}

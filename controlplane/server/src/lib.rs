@@ -1,1 +1,6 @@
-//! The control plane's server: leadership, the HTTP API, samplers and the engine's host.
+//! The control plane's server: leadership, the HTTP API, `apply`, samplers, and the host of the engine.
+
+pub mod apply;
+pub mod audit;
+pub mod current;
+pub mod operators;

@@ -1,0 +1,284 @@
+//! The command line. Parsing reads no file and connects nowhere.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use domicile_model::{CellId, MoveId, RegionId, TenantId};
+
+/// Multi-region tenant router and control plane: who is served from where, and moving them without losing a write.
+#[derive(Debug, Parser)]
+#[command(name = "domicile", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// What all commands that talk to a control plane share.
+    #[command(flatten)]
+    pub global: Global,
+    /// The noun.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Control planes, tried in this order: host:port, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        env = "DOMICILE_SERVER",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    pub server: Vec<String>,
+    /// Where the operator token is to be read: file:/path or env:NAME. Never the token itself.
+    // Parsed later: clap would repeat a bad value, which may be the token itself.
+    #[arg(long, global = true, env = "DOMICILE_TOKEN_REF", value_name = "REF", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print data as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look for every mistake in a regions.toml, offline.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Bring the registry to what a regions.toml says. Moves nothing.
+    Apply(ApplyArgs),
+    /// Who serves what now.
+    Status,
+    /// Regions.
+    #[command(subcommand)]
+    Region(RegionVerb),
+    /// Cells: the tenants that share a database pair and move together.
+    #[command(subcommand)]
+    Cell(CellVerb),
+    /// Tenants.
+    #[command(subcommand)]
+    Tenant(TenantVerb),
+    /// Moving cells: planned, or forced when a region is lost.
+    #[command(subcommand)]
+    Failover(FailoverVerb),
+    /// Run a control plane.
+    Serve(Box<ServeArgs>),
+    /// Run the agent beside a PostgreSQL.
+    Agent(AgentArgs),
+    /// Started by the agent; kills PostgreSQL when the agent's proof has ended.
+    #[command(hide = true)]
+    AgentSupervise(SuperviseArgs),
+    /// The list of exit codes.
+    ExitCodes,
+}
+
+/// `domicile apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The file.
+    pub file: PathBuf,
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove what the file no longer names.
+    #[arg(long)]
+    pub prune: bool,
+    /// Do not ask before removing.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `domicile region …`.
+#[derive(Debug, Subcommand)]
+pub enum RegionVerb {
+    /// All regions, the cells that they hold and their gates.
+    List,
+}
+
+/// `domicile cell …`.
+#[derive(Debug, Subcommand)]
+pub enum CellVerb {
+    /// All cells.
+    List,
+    /// One cell with its lag, tenants and witnesses.
+    Show {
+        /// The cell.
+        cell: CellId,
+    },
+}
+
+/// `domicile tenant …`.
+#[derive(Debug, Subcommand)]
+pub enum TenantVerb {
+    /// All tenants.
+    List,
+    /// One tenant.
+    Show {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// Where a request of this tenant goes now, and why.
+    Route {
+        /// The tenant.
+        tenant: TenantId,
+    },
+}
+
+/// `domicile failover …`.
+#[derive(Debug, Subcommand)]
+pub enum FailoverVerb {
+    /// What a move would do: checks, tenants, steps, and the loss of a forced one. Changes nothing.
+    Plan(MoveArgs),
+    /// Start a move. Planned, losing nothing, unless forced.
+    Start(StartArgs),
+    /// Follow a move until it is over.
+    Watch {
+        /// The move.
+        id: MoveId,
+    },
+    /// One move with its log and what was measured.
+    Show {
+        /// The move.
+        id: MoveId,
+    },
+    /// All moves, newest first.
+    List,
+    /// Let a stuck move try its step again.
+    Retry {
+        /// The move.
+        id: MoveId,
+    },
+    /// Turn a move back, where that is still possible.
+    Rollback {
+        /// The move.
+        id: MoveId,
+    },
+    /// The transactions that a forced move lost.
+    Losses {
+        /// The move.
+        id: MoveId,
+    },
+}
+
+/// Which move.
+#[derive(Debug, Clone, Args)]
+pub struct MoveArgs {
+    /// The cell that shall move.
+    #[arg(required_unless_present = "tenant", conflicts_with = "tenant")]
+    pub cell: Option<CellId>,
+    /// Instead of a cell: the cell of this tenant, with everybody in it.
+    #[arg(long)]
+    pub tenant: Option<TenantId>,
+    /// Where it shall go.
+    #[arg(long)]
+    pub to: RegionId,
+    /// The primary is gone or given up: move without it. Loses what had not reached the other region.
+    #[arg(long)]
+    pub force: bool,
+    /// The most transactions that may be lost.
+    #[arg(long, requires = "force", value_name = "N")]
+    pub accept_loss: Option<u64>,
+    /// Accept that part of the loss can't be known before.
+    #[arg(long, requires = "force")]
+    pub accept_unknown: bool,
+    /// Why, for the audit log.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// `domicile failover start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Which move.
+    #[command(flatten)]
+    pub which: MoveArgs,
+    /// Do not ask whether the cell's other tenants shall move along.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Follow the move until it is over (`done`), or until the new region serves (`serving`).
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "done")]
+    pub wait: Option<Until>,
+    /// Makes a repeat of this command find the move it started instead of starting another one.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+/// When to stop following.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Until {
+    /// Every step is done, the new standby included.
+    Done,
+    /// The new region serves; a new standby may still be missing.
+    Serving,
+}
+
+/// `domicile serve`. The binary runs it; this crate only parses.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The name of this control plane, in logs and as the leader.
+    #[arg(long)]
+    pub name: String,
+    /// The region that it runs in.
+    #[arg(long)]
+    pub region: RegionId,
+    /// The registry: etcd://host:port,host:port/prefix.
+    #[arg(long)]
+    pub registry: String,
+    /// Where it listens.
+    #[arg(long)]
+    pub listen: SocketAddr,
+    /// Where the other control planes reach it, if not at the address it listens on.
+    #[arg(long)]
+    pub advertise: Option<SocketAddr>,
+    /// The operators: a file with lines `name sha256-of-token-in-hex`.
+    #[arg(long)]
+    pub tokens: PathBuf,
+    /// The secret of the agents: file:/path or env:NAME.
+    #[arg(long, value_name = "REF")]
+    pub agent_secret: String,
+    /// A JSON object from addresses in the registry to the addresses to dial.
+    #[arg(long)]
+    pub links: Option<PathBuf>,
+    /// FENCE, life of a proof. Used when this control plane makes the registry's world; later the registry's value counts.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub fence: Duration,
+    /// Life of the leader's lease: how long a dead leader is waited for.
+    #[arg(long, default_value = "3s", value_parser = duration)]
+    pub lease: Duration,
+    /// The longest that requests are held during a move.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub hold: Duration,
+    /// Stop at a point of a workflow: step:before-effect=pause, step:after-effect=exit. For tests.
+    #[arg(long, hide = true)]
+    pub failpoint: Vec<String>,
+}
+
+/// `domicile agent`. The binary runs it.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The agent's TOML file.
+    #[arg(long)]
+    pub config: PathBuf,
+}
+
+/// `domicile agent-supervise`. The binary runs it.
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// Passed on as they are.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let rule = "write a length of time such as 10s, 500ms or 2m";
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| rule.to_owned())?;
+    let length = Duration::try_from(parsed).map_err(|_| rule.to_owned())?;
+    if length.is_zero() || length > Duration::from_secs(600) {
+        return Err("it must be above zero and at most 10 minutes".into());
+    }
+    Ok(length)
+}

@@ -1,0 +1,52 @@
+//! `domicile cell list`
+
+use domicile_api::views::{CellView, LagView};
+
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::fail::Failure;
+use crate::out::{Out, millis, or_dash, phase};
+
+/// Runs it.
+///
+/// # Errors
+/// When no control plane answers.
+pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
+    let cells: Vec<CellView> = client.get("/v1/cells").await?;
+    if out.json {
+        out.data(&cells)?;
+    } else {
+        table(&cells, out)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The table of cells, shared with `status`.
+pub(crate) fn table(cells: &[CellView], out: &mut Out) -> Result<(), Failure> {
+    let rows = cells
+        .iter()
+        .map(|c| {
+            vec![
+                c.id.to_string(),
+                or_dash(c.holder.as_ref()),
+                or_dash(c.standby.as_ref()),
+                phase(c.phase),
+                c.epoch.to_string(),
+                c.lag.as_ref().map_or_else(|| "no database".into(), lag),
+                c.tenants.len().to_string(),
+                or_dash(c.moving.as_ref()),
+            ]
+        })
+        .collect();
+    out.table(&["CELL", "SERVED FROM", "STANDBY", "PHASE", "EPOCH", "BEHIND", "TENANTS", "MOVE"], rows)
+}
+
+/// How far the standby is behind, in a few words; what is not known is called unknown.
+pub(crate) fn lag(lag: &LagView) -> String {
+    let age = lag.data_age_ms.map_or_else(|| "unknown".into(), millis);
+    match lag.streaming {
+        Some(true) => age,
+        Some(false) => format!("{age}, not streaming"),
+        None => format!("{age}, streaming unknown"),
+    }
+}

@@ -1,0 +1,4 @@
+//! `domicile cell …`
+
+pub mod list;
+pub mod show;

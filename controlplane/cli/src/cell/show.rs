@@ -1,0 +1,49 @@
+//! `domicile cell show CELL`
+
+use domicile_api::views::CellView;
+use domicile_model::CellId;
+
+use crate::cell::list::lag;
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::fail::Failure;
+use crate::out::{Out, joined, millis, or_dash, phase};
+
+/// Runs it.
+///
+/// # Errors
+/// When the cell does not exist, or no control plane answers.
+pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
+    let cell: CellView = client.get(&format!("/v1/cells/{id}")).await?;
+    if out.json {
+        out.data(&cell)?;
+        return Ok(Exit::Ok);
+    }
+    let mut pairs = vec![
+        ("cell", cell.id.to_string()),
+        ("primary", cell.primary.to_string()),
+        ("dr", cell.dr.to_string()),
+        ("served from", or_dash(cell.holder.as_ref())),
+        ("standby", or_dash(cell.standby.as_ref())),
+        ("phase", phase(cell.phase)),
+        ("epoch", cell.epoch.to_string()),
+        ("move", or_dash(cell.moving.as_ref())),
+        ("witnesses", joined(&cell.witnesses)),
+        ("tenants", joined(&cell.tenants)),
+    ];
+    if let Some(l) = &cell.lag {
+        pairs.push(("standby behind", lag(l)));
+        pairs.push(("bytes behind", or_dash(l.bytes)));
+        pairs.push(("transactions behind", or_dash(l.transactions)));
+        pairs.push((
+            "primary sampled",
+            l.primary_sample_age_ms.map_or("never".into(), |a| format!("{} ago", millis(a))),
+        ));
+        pairs.push((
+            "standby sampled",
+            l.standby_sample_age_ms.map_or("never".into(), |a| format!("{} ago", millis(a))),
+        ));
+    }
+    out.pairs(&pairs)?;
+    Ok(Exit::Ok)
+}

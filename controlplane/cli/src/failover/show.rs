@@ -1,0 +1,75 @@
+//! `domicile failover show ID`
+
+use domicile_api::moves::MoveView;
+use domicile_model::MoveId;
+
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::fail::Failure;
+use crate::failover::watch::event;
+use crate::failover::{kind, status};
+use crate::out::{Out, millis, or_dash};
+
+/// Runs it.
+///
+/// # Errors
+/// When the move does not exist, or no control plane answers.
+pub async fn run(id: MoveId, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
+    let view: MoveView = client.get(&format!("/v1/moves/{id}")).await?;
+    if out.json {
+        out.data(&view)?;
+    } else {
+        table(&view, out)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// A move with its facts and its log.
+pub(crate) fn table(view: &MoveView, out: &mut Out) -> Result<(), Failure> {
+    let facts = &view.facts;
+    let mut pairs = vec![
+        ("move", view.id.to_string()),
+        ("kind", kind(view.kind).to_owned()),
+        ("cell", view.cell.to_string()),
+        ("from", or_dash(view.from.as_ref())),
+        ("to", view.to.to_string()),
+        ("status", status(&view.status)),
+        ("step", view.step.clone()),
+        ("asked for by", view.by.clone()),
+        ("created", view.created.to_string()),
+        ("updated", view.updated.to_string()),
+    ];
+    let measured = [
+        ("stopped by", facts.stopped_by.clone()),
+        ("waited for the fence", facts.fence_wait_ms.map(millis)),
+        ("closed for", facts.closed_ms.map(millis)),
+        ("serving epoch", facts.serving_epoch.map(|e| e.to_string())),
+        ("timeline", facts.timeline.map(|t| t.to_string())),
+        ("unprotected for", facts.unprotected_ms.map(millis)),
+        ("re-protected by", facts.reprotected_by.clone()),
+        ("loss accepted", facts.accepted_loss.map(|n| n.to_string())),
+        ("transactions lost", facts.lost_transactions.map(|n| n.to_string())),
+        (
+            "edges left behind",
+            (!facts.edges_left_behind.is_empty()).then(|| facts.edges_left_behind.join(", ")),
+        ),
+    ];
+    pairs.extend(measured.into_iter().filter_map(|(name, value)| value.map(|v| (name, v))));
+    out.pairs(&pairs)?;
+    let rows = view
+        .log
+        .iter()
+        .map(|e| {
+            vec![
+                e.n.to_string(),
+                e.at.to_string(),
+                e.step.clone(),
+                event(e.event).to_owned(),
+                e.leader.clone(),
+                e.note.clone(),
+            ]
+        })
+        .collect();
+    writeln!(out.stdout)?;
+    out.table(&["N", "AT", "STEP", "EVENT", "LEADER", "NOTE"], rows)
+}

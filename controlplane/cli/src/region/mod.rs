@@ -1,0 +1,3 @@
+//! `domicile region …`
+
+pub mod list;

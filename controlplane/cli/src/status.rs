@@ -1,0 +1,37 @@
+//! `domicile status`: who serves what now.
+
+use domicile_api::views::Status;
+
+use crate::cell::list::table;
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::fail::Failure;
+use crate::out::{Out, millis, or_dash};
+
+/// Runs it. Without a leader the table is still shown, and the exit code says so.
+///
+/// # Errors
+/// When no control plane answers.
+pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
+    let status: Status = client.get("/v1/status").await?;
+    if out.json {
+        out.data(&status)?;
+    } else {
+        out.pairs(&[
+            ("answered by", status.server.clone()),
+            ("leader", or_dash(status.leader.as_ref())),
+            ("revision", status.revision.to_string()),
+            ("age of the view", millis(status.age_ms)),
+            ("routers", status.routers.len().to_string()),
+        ])?;
+        if !status.cells.is_empty() {
+            out.pairs(&[("", String::new())])?;
+            table(&status.cells, out)?;
+        }
+    }
+    if status.leader.is_none() {
+        out.say("nobody leads: reads work, changes do not. A control plane takes over within the lease; if not, look at its log")?;
+        return Ok(Exit::Temporary);
+    }
+    Ok(Exit::Ok)
+}

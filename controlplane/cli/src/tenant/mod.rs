@@ -1,0 +1,5 @@
+//! `domicile tenant …`
+
+pub mod list;
+pub mod route;
+pub mod show;

@@ -1,0 +1,139 @@
+//! What the registry holds now, decoded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domicile_model::clock::{BootTime, Clock};
+use domicile_model::fleet::HostClaim;
+use domicile_model::{
+    CellId, Fleet, HostPattern, MoveClaim, MoveId, Placement, Revision, RouterId, RouterState, TenantId,
+    WitnessState,
+};
+use domicile_store::{Entry, Key, Record, Store, StoreError, codec};
+
+/// The registry's content as far as views and `apply` need it.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// A revision that everything here has at least.
+    pub revision: Revision,
+    /// When it was asked for.
+    pub asked: BootTime,
+    /// Regions, jurisdictions, cells and tenants.
+    pub fleet: Fleet,
+    /// Where each of these keys, and each host claim, was last changed.
+    pub modified: BTreeMap<Key, Revision>,
+    /// Placements, with where they were last changed.
+    pub placements: BTreeMap<CellId, (Placement, Revision)>,
+    /// Moves under way.
+    pub moves: BTreeMap<CellId, MoveId>,
+    /// Routers that are probably there.
+    pub routers: BTreeMap<RouterId, RouterState>,
+    /// Routers that can vouch.
+    pub witnesses: BTreeMap<RouterId, WitnessState>,
+    /// Who holds which name; read for `apply` only.
+    pub hosts: BTreeMap<HostPattern, TenantId>,
+    /// What could not be decoded, in sentences: a newer program wrote it, or it is damaged.
+    pub unreadable: Vec<String>,
+    /// Tenants of each cell.
+    pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
+}
+
+const VIEWS: [&str; 8] =
+    ["regions/", "jurisdictions/", "cells/", "tenants/", "placements/", "moves/", "routers/", "witnesses/"];
+
+impl Current {
+    /// Reads it; host claims too if `hosts`.
+    ///
+    /// The parts are read side by side, each linearizable, not all at one revision: what `apply` rests on is compared
+    /// again by its transactions.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn read(store: &dyn Store, clock: &Clock, hosts: bool) -> Result<Self, StoreError> {
+        let asked = clock.now();
+        let prefixes = VIEWS.into_iter().chain(hosts.then_some("hosts/"));
+        let listings = futures::future::try_join_all(prefixes.map(|p| store.list(p))).await?;
+        let mut current = Self {
+            revision: listings.iter().map(|l| l.header.revision).min().unwrap_or_default(),
+            asked,
+            fleet: Fleet::default(),
+            modified: BTreeMap::new(),
+            placements: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            witnesses: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            unreadable: Vec::new(),
+            tenants_of: BTreeMap::new(),
+        };
+        for entry in listings.into_iter().flat_map(|l| l.entries) {
+            current.take(entry);
+        }
+        for tenant in current.fleet.tenants.values() {
+            current.tenants_of.entry(tenant.cell.clone()).or_default().insert(tenant.id.clone());
+        }
+        Ok(current)
+    }
+
+    fn take(&mut self, entry: Entry) {
+        let modified = entry.modified;
+        match &entry.key {
+            Key::Region(id) => {
+                if let Some(region) = self.decode(&entry) {
+                    self.fleet.regions.insert(id.clone(), region);
+                }
+            }
+            Key::Jurisdiction(id) => {
+                if let Some(set) = self.decode(&entry) {
+                    self.fleet.jurisdictions.insert(id.clone(), set);
+                }
+            }
+            Key::Cell(id) => {
+                if let Some(cell) = self.decode(&entry) {
+                    self.fleet.cells.insert(id.clone(), cell);
+                }
+            }
+            Key::Tenant(id) => {
+                if let Some(tenant) = self.decode(&entry) {
+                    self.fleet.tenants.insert(id.clone(), tenant);
+                }
+            }
+            Key::Host(pattern) => {
+                if let Some(HostClaim { tenant }) = self.decode(&entry) {
+                    self.hosts.insert(pattern.clone(), tenant);
+                }
+            }
+            Key::Placement(id) => {
+                if let Some(placement) = self.decode(&entry) {
+                    self.placements.insert(id.clone(), (placement, modified));
+                }
+            }
+            Key::Move(id) => {
+                if let Some(MoveClaim { moving }) = self.decode(&entry) {
+                    self.moves.insert(id.clone(), moving);
+                }
+            }
+            Key::Router(id) => {
+                if let Some(router) = self.decode(&entry) {
+                    self.routers.insert(id.clone(), router);
+                }
+            }
+            Key::Witness(id) => {
+                if let Some(witness) = self.decode(&entry) {
+                    self.witnesses.insert(id.clone(), witness);
+                }
+            }
+            _ => return,
+        }
+        self.modified.insert(entry.key, modified);
+    }
+
+    fn decode<T: Record>(&mut self, entry: &Entry) -> Option<T> {
+        match codec::decode(&entry.value) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                self.unreadable.push(format!("{}: {error}", entry.key));
+                None
+            }
+        }
+    }
+}
