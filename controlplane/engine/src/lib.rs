@@ -1,3 +1,32 @@
 //! The workflow engine and the moves of a cell: durable, fenced, resumable.
+//!
+//! A workflow is a record plus an append-only log in the registry ([`record`]). Every edge of it is one transaction
+//! that compares the world, the leader and the record's revision ([`run`]). Intent is written before an effect, the
+//! result after; whoever resumes looks before it acts ([`effect`]). The moves themselves read top to bottom like a
+//! runbook ([`definitions`]). The engine knows no SQL and no HTTP: [`provider::Databases`] does.
 
+pub mod definitions;
+mod drive;
+mod effect;
+pub mod engine;
+pub mod error;
+pub mod failpoint;
+pub mod lossmath;
+pub mod options;
+pub mod prechecks;
 pub mod provider;
+pub mod record;
+mod routers;
+mod run;
+pub mod sampling;
+mod snapshot;
+mod start;
+mod undo;
+pub mod witnesses;
+
+pub use engine::{Consent, Engine, LeadEnd};
+pub use error::MoveError;
+pub use failpoint::{FailpointError, FailpointSet, Failpoints, NoFailpoints, Point};
+pub use options::Options;
+pub use sampling::Sampler;
+pub use start::may_start;

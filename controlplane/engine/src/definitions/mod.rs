@@ -1,0 +1,51 @@
+//! The moves, each a list of steps that reads like a runbook. A step is a function; its name is what operators see.
+//!
+//! Definitions are versioned: a record goes on under the version that it began with, so a change of order or meaning
+//! gets a new version and the old one stays until no unfinished record names it.
+
+mod failover;
+mod promotion;
+mod reprotect;
+mod stop;
+mod switchover;
+
+use domicile_api::moves::MoveKind;
+
+use crate::error::Halt;
+use crate::run::Run;
+
+/// Every definition: what is proved for one is proved for all of them.
+pub const ALL: [MoveKind; 3] = [MoveKind::Switchover, MoveKind::Failover, MoveKind::Reprotect];
+
+/// The version of a definition that new workflows begin with.
+pub const VERSION: u32 = 1;
+
+/// The steps of a definition, in order.
+#[must_use]
+pub const fn steps(kind: MoveKind) -> &'static [&'static str] {
+    match kind {
+        MoveKind::Switchover => switchover::STEPS,
+        MoveKind::Failover => failover::STEPS,
+        MoveKind::Reprotect => reprotect::STEPS,
+    }
+}
+
+/// Runs the step at the cursor. It advances the cursor, or ends the move, with its last edge.
+pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
+    if run.flow.version > VERSION {
+        return Err(Halt::Stuck(format!(
+            "the move was begun by a newer control plane (definition version {}): upgrade this one",
+            run.flow.version
+        )));
+    }
+    match run.flow.definition {
+        MoveKind::Switchover => switchover::forward(run).await,
+        MoveKind::Failover => failover::forward(run).await,
+        MoveKind::Reprotect => reprotect::forward(run).await,
+    }
+}
+
+/// A cursor that no definition has: the record was written by a program that this one does not know.
+pub(crate) fn no_such_step(run: &Run) -> Halt {
+    Halt::Stuck(format!("this control plane has no step `{}`: upgrade it", run.flow.step))
+}

@@ -1,0 +1,126 @@
+//! From the point of no return to the new holder: promote, verify, switch. The same in planned and forced moves.
+
+use domicile_api::moves::{LogEvent, MoveKind};
+use domicile_model::{Phase, Placement, RegionId};
+use jiff::Timestamp;
+
+use crate::definitions::stop::{self, Stopped};
+use crate::effect::Way;
+use crate::error::Halt;
+use crate::provider::{Observation, Promoted};
+use crate::record::{PromotedServer, Standing};
+use crate::run::{Edge, Right, Run};
+
+fn promoted_already(seen: &Observation) -> Option<Promoted> {
+    seen.writable.filter(|w| *w)?;
+    Some(Promoted { system_id: seen.system_id.clone()?, timeline: seen.timeline?, fork: seen.fork? })
+}
+
+/// The standby becomes the primary. The record of the intent is the point of no return.
+pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
+    let (to, within, epoch) = (run.to(), run.options().step, stop::closed_epoch(run)?);
+    // An earlier leader may have promoted: then there is nothing left to fence for.
+    let taken_over = run.flow.was_intended("promote") && !run.mine.contains("promote");
+    let found = if taken_over { promoted_already(&run.observe(&to).await) } else { None };
+    let promoted = if let Some(promoted) = found {
+        promoted
+    } else {
+        fence_again(run).await?;
+        let handover = run.flow.outputs.handover.clone().filter(|_| run.flow.outputs.clean);
+        run.effect(
+            "promote",
+            Way::Forward,
+            &to,
+            within,
+            |seen, _| promoted_already(seen),
+            |hands, token| {
+                let handover = handover.clone();
+                async move {
+                    hands.databases.promote(&hands.cell, &hands.to, &token, epoch, handover.as_ref()).await
+                }
+            },
+        )
+        .await?
+    };
+    run.done("", |flow| {
+        flow.facts.timeline = Some(promoted.timeline);
+        flow.facts.fork_at = Some(promoted.fork.at);
+        flow.facts.system_id = Some(promoted.system_id.clone());
+        flow.outputs.promoted = Some(PromotedServer {
+            system_id: promoted.system_id,
+            timeline: promoted.timeline,
+            fork: promoted.fork,
+        });
+    })
+    .await
+    .map(|_| ())
+}
+
+/// A new leader promotes only on a fence under its own token: whatever an earlier leader still sends to the old
+/// primary ranks lower from then on. Where the old primary does not answer any more, its proofs lapse instead.
+async fn fence_again(run: &mut Run) -> Result<(), Halt> {
+    let own = run.flow.steps.get("fence").is_some_and(|s| {
+        s.stands == Standing::Done && s.token.as_ref().is_some_and(|t| t.leader == run.leadership.fence)
+    });
+    if own || run.options().sabotage.trust_old_fence {
+        return Ok(());
+    }
+    let force = run.flow.definition == MoveKind::Failover;
+    let stopped = stop::stopped(run, force).await?;
+    let note = match &stopped {
+        Stopped::Fenced(..) => "again, by a new leader",
+        Stopped::Lapsed => "again, by a new leader: no answer, every proof has lapsed",
+    };
+    run.edge(Edge::of("fence", LogEvent::Done, note), |flow, _| {
+        // Only a clean stop can be handed over, and one that was handed over stays so.
+        if let Stopped::Fenced(handover, true) = stopped {
+            flow.outputs.handover = Some(handover);
+            flow.outputs.clean = true;
+        }
+    })
+    .await
+    .map(|_| ())
+}
+
+/// The new primary takes a write and gives it back.
+pub(crate) async fn verify(run: &mut Run) -> Result<(), Halt> {
+    let (to, within) = (run.to(), run.options().step);
+    run.effect(
+        "verify",
+        Way::Forward,
+        &to,
+        within,
+        |_, _| None,
+        |hands, token| async move { hands.databases.verify(&hands.cell, &hands.to, &token).await },
+    )
+    .await?;
+    run.done("", |_| ()).await.map(|_| ())
+}
+
+/// The new region holds the cell; what was held is released by that very placement. Routers are awaited afterwards.
+pub(crate) async fn switch(run: &mut Run, standby: Option<RegionId>) -> Result<(), Halt> {
+    if run.flow.stands("switch") != Standing::Intended {
+        let (old, seen) = run.placement().await?;
+        let new = Placement {
+            holder: Some(run.to()),
+            standby,
+            phase: Phase::Serving,
+            moving: Some(run.flow.id),
+            ..old.clone()
+        };
+        run.edge(Edge::of("switch", LogEvent::Intent, "").right(Right { old, seen, new }), |flow, placed| {
+            flow.facts.serving_epoch = placed.map(|p| p.epoch);
+            flow.facts.closed_ms = stop::since(flow.outputs.closed_at);
+            flow.outputs.switched_at = Some(Timestamp::now());
+        })
+        .await?;
+    }
+    let (_, revision) = run.placement().await?;
+    let behind = run.followed(revision, run.options().edges).await?;
+    let note = if behind.is_empty() {
+        String::new()
+    } else {
+        format!("left behind, they will be sent on by the gates: {}", behind.join(", "))
+    };
+    run.done(&note, |flow| flow.facts.edges_left_behind = behind).await.map(|_| ())
+}

@@ -1,0 +1,127 @@
+//! The planned move: nothing acknowledged is lost, no request fails. Until the intent to promote stands, every
+//! failure turns it back; it never becomes a forced move by itself.
+
+use domicile_api::moves::LogEvent;
+use domicile_model::clock::pause;
+use domicile_model::{Phase, Placement};
+
+use crate::definitions::{no_such_step, promotion, reprotect, stop};
+use crate::effect::Way;
+use crate::error::Halt;
+use crate::record::Standing;
+use crate::run::{Edge, Right, Run};
+
+pub(crate) const STEPS: &[&str] = &[
+    "claim",
+    "settle",
+    "hold",
+    "close",
+    "fence",
+    "catch-up",
+    "promote",
+    "verify",
+    "switch",
+    "re-protect",
+    "protect",
+];
+
+pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
+    match run.flow.step.as_str() {
+        "settle" => settle(run).await,
+        "hold" => hold(run).await,
+        "close" => stop::close(run, run.options().hold).await,
+        "fence" => fence(run).await,
+        "catch-up" => catch_up(run).await,
+        "promote" => promotion::promote(run).await,
+        "verify" => promotion::verify(run).await,
+        "switch" => promotion::switch(run, Some(run.from())).await,
+        "re-protect" => reprotect::follow(run).await,
+        "protect" => reprotect::protect(run).await,
+        _ => Err(no_such_step(run)),
+    }
+}
+
+/// CHECKPOINT on the old primary, while everybody still writes: it makes the stop short.
+async fn settle(run: &mut Run) -> Result<(), Halt> {
+    let (from, within) = (run.from(), run.options().step);
+    run.effect(
+        "settle",
+        Way::Forward,
+        &from,
+        within,
+        |_, _| None,
+        |hands, token| async move { hands.databases.settle(&hands.cell, &hands.from, &token).await },
+    )
+    .await?;
+    run.done("", |_| ()).await.map(|_| ())
+}
+
+/// Routers keep new requests waiting; the old region's gates finish what they admitted.
+async fn hold(run: &mut Run) -> Result<(), Halt> {
+    if run.flow.stands("hold") != Standing::Intended {
+        let (old, seen) = run.placement().await?;
+        let for_ms = millis(run.options().hold);
+        let new = Placement { phase: Phase::Holding { for_ms }, moving: Some(run.flow.id), ..old.clone() };
+        run.edge(Edge::of("hold", LogEvent::Intent, "").right(Right { old, seen, new }), |_, _| ()).await?;
+    }
+    let (_, revision) = run.placement().await?;
+    run.drained(&run.from(), revision, run.options().drain).await?;
+    run.done("the old region's gates have nothing in flight", |_| ()).await.map(|_| ())
+}
+
+/// The old primary stops cleanly and hands over its last position.
+async fn fence(run: &mut Run) -> Result<(), Halt> {
+    let (from, within, stop) = (run.from(), run.options().step, run.options().clean_stop);
+    let epoch = stop::closed_epoch(run)?;
+    let (handover, clean) = run
+        .effect(
+            "fence",
+            Way::Forward,
+            &from,
+            within,
+            |seen, mine| seen.fence.clone().filter(|(h, clean)| *clean && h.token.leader == mine.leader),
+            |hands, token| async move {
+                hands.databases.fence(&hands.cell, &hands.from, &token, epoch, stop, false).await
+            },
+        )
+        .await?;
+    if !clean {
+        return Err(Halt::Turn(
+            "the old primary stopped, but not cleanly: nothing can be handed over".into(),
+        ));
+    }
+    run.done("", |flow| {
+        flow.facts.stopped_by = Some("fenced".to_owned());
+        flow.facts.fence_wait_ms = stop::since(flow.outputs.closed_at);
+        flow.outputs.handover = Some(handover);
+        flow.outputs.clean = true;
+    })
+    .await
+    .map(|_| ())
+}
+
+/// The standby has replayed past the handed-over position: never a measure of lag, always the position itself.
+async fn catch_up(run: &mut Run) -> Result<(), Halt> {
+    let deadline = run.now() + run.options().catch_up;
+    let Some(handover) = run.flow.outputs.handover.clone() else {
+        return Err(Halt::Turn("the old primary handed nothing over".to_owned()));
+    };
+    loop {
+        let seen = run.observe(&run.to()).await;
+        if seen.replayed.is_some_and(|at| at > handover.checkpoint) {
+            return run.done("", |_| ()).await.map(|_| ());
+        }
+        if run.now() >= deadline {
+            let at = seen.replayed.map_or("an unknown position".to_owned(), |at| at.to_string());
+            return Err(Halt::Turn(format!(
+                "the standby in {} has replayed up to {at}, the old primary stopped at {}",
+                run.flow.to, handover.checkpoint
+            )));
+        }
+        pause(run.options().poll).await;
+    }
+}
+
+fn millis(length: std::time::Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,294 @@
+//! The engine: plans moves, starts them, runs every unfinished one while it leads, and answers for all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domicile_api::agent::LossReport;
+use domicile_api::moves::{LogEvent, MoveStatus, MoveView};
+use domicile_model::clock::Clock;
+use domicile_model::{Cell, MoveClaim, MoveId, World};
+use domicile_store::codec::decode;
+use domicile_store::{Key, Leadership, Store};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::drive::drive;
+use crate::error::{Halt, MoveError};
+use crate::options::Options;
+use crate::provider::Databases;
+use crate::record::{LogRecord, Workflow};
+use crate::run::{Edge, Run, Shared};
+use crate::sampling::Sampler;
+use crate::snapshot::all;
+
+/// How often the leader looks for workflows that nobody told it about.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Why leading ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeadEnd {
+    /// It was told to.
+    Cancelled,
+    /// Another leader leads, or another world is served. Nothing more was done after that was seen.
+    Deposed(String),
+}
+
+/// The engine of one control plane. Followers plan and answer; only the leader starts and runs.
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wake: Notify,
+    running: Mutex<BTreeSet<MoveId>>,
+}
+
+impl Engine {
+    /// An engine on this registry and these databases.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        databases: Arc<dyn Databases>,
+        clock: Clock,
+        options: Options,
+    ) -> Arc<Self> {
+        let sampler = Arc::new(Sampler::new(databases.clone(), clock.clone()));
+        let shared = Arc::new(Shared { store, databases, sampler, clock, options });
+        Arc::new(Self { shared, wake: Notify::new(), running: Mutex::default() })
+    }
+
+    /// The samples, to be fed by whoever hosts the engine: [`Sampler::tick`].
+    #[must_use]
+    pub fn sampler(&self) -> &Arc<Sampler> {
+        &self.shared.sampler
+    }
+
+    /// A person's answer to a stuck move: try the step again, forward or back as it was going. A forced move that
+    /// asked for more consent gets it here.
+    ///
+    /// # Errors
+    /// When the move is not stuck, or this control plane does not lead.
+    pub async fn retry(
+        &self,
+        id: MoveId,
+        by: &str,
+        consent: Consent,
+        leadership: &Leadership,
+        world: &World,
+    ) -> Result<(), MoveError> {
+        self.verb(id, leadership, world, &format!("retry, by {by}"), |flow| {
+            flow.outputs.consented = consent.accept_loss.or(flow.outputs.consented);
+            flow.request.accept_unknown |= consent.accept_unknown;
+            flow.status = if flow.back { MoveStatus::RollingBack } else { MoveStatus::Running };
+            Ok(())
+        })
+        .await
+    }
+
+    /// A person's answer to a stuck move: turn back. Only before the intent to promote.
+    ///
+    /// # Errors
+    /// When the move is not stuck or can't turn back any more, or this control plane does not lead.
+    pub async fn rollback(
+        &self,
+        id: MoveId,
+        by: &str,
+        leadership: &Leadership,
+        world: &World,
+    ) -> Result<(), MoveError> {
+        self.verb(id, leadership, world, &format!("roll back, by {by}"), |flow| {
+            if flow.past_return() {
+                return Err(MoveError::NotNow(format!(
+                    "move {id} can't turn back: its promotion was intended; retry it"
+                )));
+            }
+            flow.back = true;
+            flow.back_because = format!("asked for by {by}");
+            flow.status = MoveStatus::RollingBack;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn verb(
+        &self,
+        id: MoveId,
+        leadership: &Leadership,
+        world: &World,
+        note: &str,
+        change: impl FnOnce(&mut Workflow) -> Result<(), MoveError>,
+    ) -> Result<(), MoveError> {
+        let run = Run::load(self.shared.clone(), leadership.clone(), world.clone(), id).await;
+        let mut run = run.map_err(not_now)?.ok_or_else(|| no_such_move(id))?;
+        let MoveStatus::Stuck { step, .. } = run.flow.status.clone() else {
+            return Err(MoveError::NotNow(format!("move {id} is not stuck: nobody needs to answer")));
+        };
+        let mut changed = run.flow.clone();
+        change(&mut changed)?;
+        run.edge(Edge::of(&step, LogEvent::Verb, note), |flow, _| {
+            let (steps, log, attempt) = (flow.steps.clone(), flow.log, flow.attempt);
+            *flow = Workflow { steps, log, attempt, ..changed };
+        })
+        .await
+        .map_err(not_now)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// How a move stands; none if there is none of this id.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn view(&self, id: MoveId) -> Result<Option<MoveView>, MoveError> {
+        let listing = self.shared.store.list(&Key::Workflow(id).to_string()).await?;
+        let views = views(&listing.entries)?;
+        Ok(views.into_iter().find(|v| v.id == id))
+    }
+
+    /// All moves that the registry knows, the newest first.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn list(&self) -> Result<Vec<MoveView>, MoveError> {
+        let listing = self.shared.store.list("workflows/").await?;
+        let mut views = views(&listing.entries)?;
+        views.sort_by_key(|v| std::cmp::Reverse(v.created));
+        Ok(views)
+    }
+
+    /// The transactions that a forced move lost, from where the old primary stands; none while it has no list.
+    ///
+    /// # Errors
+    /// When there is no such move, or the old primary can't be asked.
+    pub async fn losses(&self, id: MoveId) -> Result<Option<LossReport>, MoveError> {
+        let (_, found) = self.shared.store.read(&[Key::Workflow(id)]).await?;
+        let found = found.into_iter().next().flatten().ok_or_else(|| no_such_move(id))?;
+        let flow: Workflow = decode(&found.value)?;
+        let (_, cell) = self.shared.store.read(&[Key::Cell(flow.cell.clone())]).await?;
+        let cell = cell.into_iter().next().flatten().ok_or_else(|| no_such_move(id))?;
+        let cell: Cell = decode(&cell.value)?;
+        let asked = self.shared.databases.losses(&cell, &flow.from, id);
+        match tokio::time::timeout(self.shared.options.call, asked).await {
+            Ok(answer) => answer.map_err(|e| MoveError::NotNow(e.to_string())),
+            Err(_) => Err(MoveError::NotNow(format!(
+                "the agent in {} did not answer in time: ask again",
+                flow.from
+            ))),
+        }
+    }
+
+    /// Runs every unfinished move until told to stop or deposed. Each runs in a task of its own; all of them end
+    /// before this returns.
+    pub async fn lead(
+        self: &Arc<Self>,
+        leadership: Leadership,
+        world: World,
+        cancel: CancellationToken,
+    ) -> LeadEnd {
+        let mut tasks: JoinSet<Result<(), String>> = JoinSet::new();
+        self.wake.notify_one();
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break LeadEnd::Cancelled,
+                Some(ended) = tasks.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => break LeadEnd::Deposed(why),
+                    Err(panicked) => tracing::error!(%panicked, "a workflow's task ended; it is taken up again"),
+                },
+                found = self.look() => for id in found {
+                    if self.with_running(|running| running.insert(id)) {
+                        let task = RunningGuard { engine: self.clone(), id };
+                        let (leadership, world) = (leadership.clone(), world.clone());
+                        tasks.spawn(async move { task.run(leadership, world).await });
+                    }
+                },
+            }
+        };
+        tasks.shutdown().await;
+        self.with_running(BTreeSet::clear);
+        end
+    }
+
+    fn with_running<T>(&self, f: impl FnOnce(&mut BTreeSet<MoveId>) -> T) -> T {
+        f(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until there may be unfinished moves that nobody runs, and names all unfinished ones.
+    async fn look(&self) -> Vec<MoveId> {
+        loop {
+            // Stuck moves are among the unfinished ones: without this pause they would be taken up without end.
+            let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
+            match all::<MoveClaim>(&*self.shared.store, "moves/").await {
+                Ok(claims) => {
+                    let found: Vec<MoveId> = claims.into_iter().map(|c| c.moving).collect();
+                    if found.iter().any(|id| self.with_running(|running| !running.contains(id))) {
+                        return found;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "can't look for unfinished moves"),
+            }
+        }
+    }
+}
+
+/// Consent that is given to a move which has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Consent {
+    /// The most transactions that may be lost.
+    pub accept_loss: Option<u64>,
+    /// An unknown number may be.
+    pub accept_unknown: bool,
+}
+
+/// Takes a workflow off the list of running ones, however its task ends.
+struct RunningGuard {
+    engine: Arc<Engine>,
+    id: MoveId,
+}
+
+impl RunningGuard {
+    async fn run(self, leadership: Leadership, world: World) -> Result<(), String> {
+        match Run::load(self.engine.shared.clone(), leadership, world, self.id).await {
+            Ok(Some(mut run)) => drive(&mut run).await,
+            Ok(None) => Ok(()),
+            Err(Halt::Deposed(why)) => Err(why),
+            Err(error) => {
+                tracing::error!(%error, id = %self.id, "an unfinished move can't be taken up");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        let id = self.id;
+        self.engine.with_running(|running| running.remove(&id));
+    }
+}
+
+fn no_such_move(id: MoveId) -> MoveError {
+    MoveError::NotFound(format!("there is no move {id}: `domicile failover list` names them"))
+}
+
+fn not_now(halt: Halt) -> MoveError {
+    match halt {
+        Halt::Deposed(_) => MoveError::Deposed,
+        other => MoveError::NotNow(format!("{other}: look at the move and ask again")),
+    }
+}
+
+fn views(entries: &[domicile_store::Entry]) -> Result<Vec<MoveView>, MoveError> {
+    let mut flows = Vec::new();
+    let mut logs: BTreeMap<MoveId, Vec<_>> = BTreeMap::new();
+    for entry in entries {
+        match &entry.key {
+            Key::Workflow(_) => flows.push(decode::<Workflow>(&entry.value)?),
+            Key::WorkflowLog(id, _) => {
+                logs.entry(*id).or_default().push(decode::<LogRecord>(&entry.value)?.0);
+            }
+            _ => {}
+        }
+    }
+    Ok(flows.iter().map(|flow| flow.view(logs.remove(&flow.id).unwrap_or_default())).collect())
+}

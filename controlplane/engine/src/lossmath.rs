@@ -1,0 +1,192 @@
+//! The arithmetic of lag and of the loss of a forced move, from samples. Pure: the time is an argument.
+//!
+//! A preview must never be below the loss, and not far above it. Every rounding goes up: an older sample where the
+//! exact one is missing, the transactions that were open at it included, the busiest recent rate.
+
+use std::time::Duration;
+
+use domicile_api::moves::LossPreview;
+use domicile_model::FenceConstants;
+use domicile_model::clock::BootTime;
+use domicile_model::token::Lsn;
+
+use crate::provider::{PrimarySample, StandbySample};
+
+/// Between the question of an operator and the close, and for what a sample can't see.
+pub const MARGIN: Duration = Duration::from_millis(500);
+/// The rate is the busiest one over at least this long…
+const WINDOW: Duration = Duration::from_secs(2);
+/// …within this long before the newest sample.
+const RECENT: Duration = Duration::from_secs(10);
+
+/// Writing transactions that a standby which has replayed up to here lacks, by the newest sample of the primary.
+///
+/// One sample further back than the newest one that is wholly replayed: a transaction open at that moment has its
+/// number already and commits later. None: no sample reaches back that far.
+#[must_use]
+pub fn lacking(history: &[PrimarySample], replayed: Lsn) -> Option<u64> {
+    let newest = history.last()?;
+    let at = history.iter().rposition(|s| s.flushed <= replayed)?;
+    if newest.flushed <= replayed {
+        return Some(0);
+    }
+    let before = &history[at.saturating_sub(1)];
+    Some(newest.next_xid.saturating_sub(before.next_xid))
+}
+
+/// The busiest write rate of late, in transactions a second. None: the samples do not span long enough.
+#[must_use]
+pub fn write_rate(history: &[PrimarySample]) -> Option<f64> {
+    let newest = history.last()?;
+    let recent: Vec<&PrimarySample> =
+        history.iter().filter(|s| newest.asked.since(s.asked) <= RECENT).collect();
+    let mut best: Option<f64> = None;
+    for (i, start) in recent.iter().enumerate() {
+        // The shortest window that is long enough: longer ones only average over it.
+        let Some(end) = recent[i..].iter().find(|s| s.asked.since(start.asked) >= WINDOW) else { break };
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate; 2^53 transactions in ten seconds do not happen"
+        )]
+        let count = end.next_xid.saturating_sub(start.next_xid) as f64;
+        let rate = count / end.asked.since(start.asked).as_secs_f64();
+        best = Some(best.map_or(rate, |b| b.max(rate)));
+    }
+    best
+}
+
+/// What is known when a loss is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The present moment.
+    pub now: BootTime,
+    /// When the primary will have, or has, certainly stopped.
+    pub stopped: BootTime,
+    /// What the standby has replayed; none: unknown.
+    pub replayed: Option<Lsn>,
+}
+
+/// What a forced move loses at most: what the standby lacks by the newest sample, and what the primary may have
+/// acknowledged from that sample until it has certainly stopped.
+#[must_use]
+pub fn loss(history: &[PrimarySample], moment: Moment) -> LossPreview {
+    let newest = history.last();
+    let mut because = Vec::new();
+    let sampled = moment.replayed.and_then(|at| lacking(history, at));
+    let rate = write_rate(history);
+    let until = newest.zip(rate).map(|(s, rate)| {
+        let open = moment.stopped.since(s.asked);
+        ceil(rate * open.as_secs_f64())
+    });
+    match newest {
+        None => because.push("the primary was never sampled".to_owned()),
+        Some(_) if moment.replayed.is_none() => {
+            because.push("the standby does not say how far it has replayed".to_owned());
+        }
+        Some(_) if sampled.is_none() => {
+            because.push("the standby is behind further than the samples reach back".to_owned());
+        }
+        Some(sample) => because.push(format!(
+            "the newest sample of the primary is {} ms old",
+            millis(moment.now.since(sample.asked))
+        )),
+    }
+    match rate {
+        None => because.push("the write rate is unknown: too few samples".to_owned()),
+        Some(rate) => because.push(format!(
+            "the primary may have acknowledged writes for {} ms after that sample, at {rate:.1} transactions a second",
+            newest.map_or(0, |s| millis(moment.stopped.since(s.asked)))
+        )),
+    }
+    LossPreview {
+        sampled_transactions: sampled,
+        sampled_bytes: newest.zip(moment.replayed).map(|(s, at)| s.flushed.0.saturating_sub(at.0)),
+        sample_age_ms: newest.map(|s| millis(moment.now.since(s.asked))),
+        until_stopped_transactions: until,
+        write_rate_per_s: rate,
+        because,
+    }
+}
+
+/// What a forced move would lose that is asked for now: the primary stops WAIT after the close at the latest.
+#[must_use]
+pub fn preview(
+    history: &[PrimarySample],
+    standby: Option<&StandbySample>,
+    constants: &FenceConstants,
+    now: BootTime,
+) -> LossPreview {
+    let stopped = now + constants.wait() + MARGIN;
+    loss(history, Moment { now, stopped, replayed: standby.map(|s| s.replayed) })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates, and is never negative"
+)]
+fn ceil(x: f64) -> u64 {
+    x.ceil() as u64
+}
+
+pub(crate) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn history(rate: u64, samples: u64) -> Vec<PrimarySample> {
+        (0..samples)
+            .map(|i| PrimarySample {
+                asked: BootTime::from_nanos(i * 250_000_000),
+                flushed: Lsn(1000 + i * rate * 25),
+                next_xid: 500 + i * rate / 4,
+                streaming: true,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn without_samples_everything_is_unknown() {
+        let got = preview(&[], None, &FenceConstants::DEFAULT, BootTime::from_nanos(0));
+        assert_eq!((got.total(), got.sampled_transactions), (None, None));
+        // A standby further behind than the samples reach: unknown, not the most that is known.
+        let h = history(100, 40);
+        let behind =
+            StandbySample { asked: h[0].asked, replayed: Lsn(1), data_age_ms: None, streaming: false };
+        let got = preview(&h, Some(&behind), &FenceConstants::DEFAULT, h[39].asked);
+        assert_eq!((got.sampled_transactions, got.total()), (None, None));
+    }
+
+    #[test]
+    fn too_short_a_history_has_no_rate() {
+        assert_eq!(write_rate(&history(100, 8)), None);
+        assert!((write_rate(&history(100, 20)).unwrap() - 100.0).abs() < 1.0);
+    }
+
+    proptest! {
+        /// Whatever was committed since what the standby has, up to WAIT after the close, is in the preview; and the
+        /// preview is at most (FENCE + age + 2 s) × rate above the loss.
+        #[test]
+        fn never_below_the_loss_and_not_far_above(
+            rate in (5u64..500).prop_map(|r| r * 4), behind in 0u64..60, age_ms in 0u64..5_000, lives_ms in 0u64..15_200,
+        ) {
+            let h = history(rate, 100);
+            let newest = h.last().unwrap();
+            let now = newest.asked + Duration::from_millis(age_ms);
+            // It writes at a steady rate until it stops, at the latest WAIT after a close right now.
+            let lives = Duration::from_millis(lives_ms.min(age_ms + 10_200));
+            let at_end = newest.next_xid + rate * millis(lives) / 1000;
+            let replayed = h[99 - usize::try_from(behind).unwrap()].clone();
+            let real = at_end - replayed.next_xid;
+            let standby = StandbySample { asked: now, replayed: replayed.flushed, data_age_ms: None, streaming: true };
+            let got = preview(&h, Some(&standby), &FenceConstants::DEFAULT, now).total().unwrap();
+            prop_assert!(got >= real, "{got} < {real}");
+            let most = real as f64 + (10.0 + age_ms as f64 / 1000.0 + 2.0) * rate as f64;
+            prop_assert!(got as f64 <= most, "{got} > {most}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Samples of primaries and standbys: what lag is reported from, and what a forced move's preview rests on.
+//!
+//! Every control plane samples, followers too: they need the history when the leader dies with the region.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domicile_api::moves::LossPreview;
+use domicile_api::views::LagView;
+use domicile_model::clock::{BootTime, Clock};
+use domicile_model::token::Lsn;
+use domicile_model::{Cell, CellId, FenceConstants, RegionId};
+
+use crate::lossmath::{self, Moment, millis};
+use crate::provider::{Databases, PrimarySample, Sample, StandbySample};
+
+/// Samples kept as they come: five minutes at four a second.
+const FINE: usize = 1_200;
+/// Older ones are thinned to one in this long…
+const SPACING: Duration = Duration::from_secs(10);
+/// …and kept this many: eight hours. A coarser history only makes a preview larger, never too small.
+const COARSE: usize = 2_880;
+/// A sample that takes longer counts as none.
+const MOST: Duration = Duration::from_secs(3);
+
+/// The samples of all cells.
+pub struct Sampler {
+    databases: Arc<dyn Databases>,
+    clock: Clock,
+    cells: Mutex<BTreeMap<CellId, History>>,
+}
+
+#[derive(Default)]
+struct History {
+    /// Whose samples these are: another holder's numbers mean nothing beside them.
+    holder: Option<RegionId>,
+    coarse: VecDeque<PrimarySample>,
+    fine: VecDeque<PrimarySample>,
+    standby: Option<StandbySample>,
+    busy: bool,
+}
+
+impl History {
+    fn take(&mut self, holder: &RegionId, sample: Sample) {
+        if self.holder.as_ref() != Some(holder) {
+            *self = Self { holder: Some(holder.clone()), busy: self.busy, ..Self::default() };
+        }
+        if let Some(primary) = sample.primary {
+            // Numbers that fall belong to another server, or another timeline.
+            if self
+                .fine
+                .back()
+                .is_some_and(|last| primary.flushed < last.flushed || primary.next_xid < last.next_xid)
+            {
+                self.fine.clear();
+                self.coarse.clear();
+            }
+            self.fine.push_back(primary);
+            if self.fine.len() > FINE
+                && let Some(old) = self.fine.pop_front()
+                && self.coarse.back().is_none_or(|last| old.asked.since(last.asked) >= SPACING)
+            {
+                self.coarse.push_back(old);
+                if self.coarse.len() > COARSE {
+                    self.coarse.pop_front();
+                }
+            }
+        }
+        if let Some(standby) = sample.standby {
+            self.standby = Some(standby);
+        }
+    }
+
+    fn primaries(&self) -> Vec<PrimarySample> {
+        self.coarse.iter().chain(&self.fine).cloned().collect()
+    }
+}
+
+impl Sampler {
+    /// With empty histories.
+    #[must_use]
+    pub fn new(databases: Arc<dyn Databases>, clock: Clock) -> Self {
+        Self { databases, clock, cells: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<CellId, History>) -> T) -> T {
+        f(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts one sample of each of these cells, with their present holders; to be called every 250 ms or so. Returns
+    /// at once. A cell whose last sample has not ended is left out, so that a dead server does not hold up others.
+    /// While nobody holds a cell it may be left out: its history stays, a forced move needs it.
+    pub fn tick(self: &Arc<Self>, cells: &[(Cell, RegionId)]) {
+        for (cell, holder) in cells {
+            let idle = self.with(|known| {
+                let history = known.entry(cell.id.clone()).or_default();
+                !std::mem::replace(&mut history.busy, true)
+            });
+            if idle {
+                let (sampler, cell, holder) = (self.clone(), cell.clone(), holder.clone());
+                tokio::spawn(async move { sampler.sample(&cell, &holder).await });
+            }
+        }
+    }
+
+    /// Takes one sample of one cell now.
+    pub async fn sample(&self, cell: &Cell, holder: &RegionId) {
+        let sample = tokio::time::timeout(MOST, self.databases.sample(cell, holder)).await;
+        self.with(|known| {
+            let history = known.entry(cell.id.clone()).or_default();
+            history.busy = false;
+            history.take(holder, sample.unwrap_or_default());
+        });
+    }
+
+    /// How far the standby of a cell is behind. None: the cell was never sampled.
+    #[must_use]
+    pub fn lag(&self, cell: &CellId) -> Option<LagView> {
+        let now = self.clock.now();
+        self.with(|known| {
+            let history = known.get(cell)?;
+            let primary = history.fine.back();
+            let standby = history.standby.as_ref();
+            Some(LagView {
+                data_age_ms: standby.and_then(|s| s.data_age_ms),
+                bytes: primary.zip(standby).map(|(p, s)| p.flushed.0.saturating_sub(s.replayed.0)),
+                transactions: standby.and_then(|s| lossmath::lacking(&history.primaries(), s.replayed)),
+                primary_sample_age_ms: primary.map(|p| millis(now.since(p.asked))),
+                standby_sample_age_ms: standby.map(|s| millis(now.since(s.asked))),
+                streaming: standby.map(|s| s.streaming),
+            })
+        })
+    }
+
+    /// What a forced move of the cell would lose that is asked for now.
+    #[must_use]
+    pub fn preview(&self, cell: &CellId, constants: &FenceConstants) -> LossPreview {
+        let now = self.clock.now();
+        let (primaries, standby) = self.histories(cell);
+        lossmath::preview(&primaries, standby.as_ref(), constants, now)
+    }
+
+    /// What a forced move loses, when the old primary has certainly stopped: by now, and WAIT after the close.
+    pub(crate) fn loss_when_stopped(
+        &self,
+        cell: &CellId,
+        constants: &FenceConstants,
+        close_seen: Option<BootTime>,
+        replayed: Option<Lsn>,
+    ) -> LossPreview {
+        let now = self.clock.now();
+        let stopped = close_seen.map_or(now, |close| now.min(close + constants.wait()));
+        let (primaries, standby) = self.histories(cell);
+        let replayed = replayed.or(standby.map(|s| s.replayed));
+        lossmath::loss(&primaries, Moment { now, stopped, replayed })
+    }
+
+    fn histories(&self, cell: &CellId) -> (Vec<PrimarySample>, Option<StandbySample>) {
+        self.with(|known| known.get(cell).map(|h| (h.primaries(), h.standby.clone())).unwrap_or_default())
+    }
+}
