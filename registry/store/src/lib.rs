@@ -8,13 +8,17 @@ pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod key;
+pub mod lead;
 pub mod memory;
 pub mod right;
 pub mod store;
 pub mod txn;
+pub mod world;
 
 pub use codec::{CodecError, Record};
 pub use key::{Key, KeyError};
+pub use lead::{Candidate, LeaderRecord, PresentLeader, Reign, present_leader};
 pub use memory::MemoryStore;
 pub use store::{Batch, Change, Entry, Header, LeaseId, Listing, Store, StoreError, Watcher};
 pub use txn::{Commit, Leadership, Op, Precondition, Txn};
+pub use world::{WorldError, init_world, read_world};

@@ -96,6 +96,9 @@ pub enum StoreError {
         why: String,
     },
     /// A commit was sent and no answer came: it may be applied or not. Read back before deciding anything.
+    ///
+    /// Not finding it proves nothing for ever: a member that was stopped may carry it out when it wakes up. Only a
+    /// commit that breaks one of its preconditions ends it, so none that matters goes without any.
     #[error("the registry at {place} did not confirm a commit, which may or may not be applied: {why}")]
     UnknownOutcome {
         /// Where.
