@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domicile_api::moves::{LogEvent, MoveFacts, MoveKind, MovePlan, MoveRequest, MoveStatus};
 use domicile_model::{Cell, CellId, MoveClaim, MoveId, RegionId, Role, World};
-use domicile_store::{Commit, Key, Leadership, Precondition, StoreError, Txn};
+use domicile_store::{Commit, Key, Leadership, Op, Precondition, StoreError, Txn};
 use jiff::Timestamp;
 
 use crate::definitions;
@@ -80,6 +80,23 @@ impl Engine {
         leadership: &Leadership,
         world: &World,
     ) -> Result<MoveId, MoveError> {
+        self.request_as(MoveId::new(), Vec::new(), request, by, leadership, world).await
+    }
+
+    /// The same under an id that the caller chose, so that a repeat can be told from a second move; and with writes
+    /// that stand or fall with the start, such as its entry in the audit log.
+    ///
+    /// # Errors
+    /// As [`Engine::request`]; [`MoveError::Busy`] also when there is a move of this id already.
+    pub async fn request_as(
+        &self,
+        id: MoveId,
+        also: Vec<Op>,
+        request: &MoveRequest,
+        by: &str,
+        leadership: &Leadership,
+        world: &World,
+    ) -> Result<MoveId, MoveError> {
         let snapshot = Snapshot::read(&*self.shared.store, &request.cell).await?;
         let plan = self.plan_on(request, &snapshot).await;
         let blocking: Vec<_> = plan.checks.iter().filter(|c| c.verdict.blocks()).collect();
@@ -97,7 +114,8 @@ impl Engine {
             preview: plan.preview.clone(),
             ..MoveFacts::default()
         };
-        self.claim(plan.kind, request.clone(), from, by, facts, &snapshot, leadership, world).await
+        self.claim((id, also), plan.kind, request.clone(), from, by, facts, &snapshot, leadership, world)
+            .await
     }
 
     /// Starts building a standby for a cell that has lost its own. `by` stands in the log.
@@ -135,13 +153,15 @@ impl Engine {
             tenants: Vec::new(),
             reason: String::new(),
         };
-        self.claim(MoveKind::Reprotect, request, from, by, MoveFacts::default(), &snapshot, leadership, world)
-            .await
+        let own = (MoveId::new(), Vec::new());
+        let facts = MoveFacts::default();
+        self.claim(own, MoveKind::Reprotect, request, from, by, facts, &snapshot, leadership, world).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a record is made of; one private caller each")]
     async fn claim(
         &self,
+        (id, also): (MoveId, Vec<Op>),
         kind: MoveKind,
         request: MoveRequest,
         from: RegionId,
@@ -151,7 +171,7 @@ impl Engine {
         leadership: &Leadership,
         world: &World,
     ) -> Result<MoveId, MoveError> {
-        let (id, now) = (MoveId::new(), Timestamp::now());
+        let now = Timestamp::now();
         let gates = snapshot.routers.iter().filter(|r| r.role == Role::Gate && r.region == from);
         let outputs = Outputs {
             standby: snapshot.placement.standby.clone(),
@@ -185,13 +205,15 @@ impl Engine {
             .take("claim", LogEvent::Done, &note, &self.shared.options.name, now)
             .map_err(|e| MoveError::NotNow(e.to_string()))?;
         flow.advance();
-        let txn = Txn::fenced(world, leadership)
+        let mut txn = Txn::fenced(world, leadership)
             .when(Precondition::Absent(Key::Move(cell.clone())))
+            .when(Precondition::Absent(Key::Workflow(id)))
             .when(Precondition::ModifiedAt(Key::Placement(cell.clone()), snapshot.placed_at))
             .when(Precondition::ModifiedAt(Key::Cell(cell.clone()), snapshot.cell_at))
             .put(Key::Move(cell.clone()), &MoveClaim { moving: id })
             .put(Key::Workflow(id), &flow)
             .put(Key::WorkflowLog(id, entry.0.n), &entry);
+        txn.then.extend(also);
         match self.shared.store.commit(txn).await {
             Ok(Commit::Done(_)) => {}
             Ok(Commit::Refused { current, .. }) => {
