@@ -1,5 +1,4 @@
 //! The kit's PostgreSQL: a prepared pair streams, and nothing is left behind.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::{SocketAddr, TcpListener};
 

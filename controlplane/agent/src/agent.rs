@@ -1,0 +1,279 @@
+//! The agent: what its parts share, and the rules that hold between them.
+//!
+//! One lock (`ops`) orders everything that starts, stops or changes the server: effects, jobs and the keeper. Three
+//! things never wait for it: a fence's marker (on disk first, and nothing opens over it), the end of a proof (a thread
+//! of its own, and the supervisor), and reading the state.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domicile_api::agent::{AgentState, Running};
+use domicile_model::clock::{BootTime, Clock};
+use domicile_model::links::AddressMap;
+use domicile_model::{Epoch, FenceConstants};
+use domicile_store::Store;
+
+use crate::config::AgentConfig;
+use crate::disk::Disk;
+use crate::failure::Failure;
+use crate::os::Owner;
+use crate::pg::control::{Control, fork_of};
+use crate::pg::local;
+use crate::pg::server::{Kind, Server};
+
+/// A proof in hand: of what, and from when on the server must be dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) epoch: Epoch,
+    /// The proof's end less STOP.
+    pub(crate) until: BootTime,
+}
+
+/// How the server runs, as the agent started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mode {
+    pub(crate) kind: Option<Kind>,
+    /// It has answered since its start.
+    pub(crate) ready: bool,
+    /// Others were let in as to a primary.
+    pub(crate) open: bool,
+}
+
+/// The agent.
+pub struct Agent {
+    pub(crate) config: AgentConfig,
+    pub(crate) links: AddressMap,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) owner: Owner,
+    pub(crate) disk: Disk,
+    pub(crate) server: Server,
+    pub(crate) ops: tokio::sync::Mutex<()>,
+    pub(crate) http: reqwest::Client,
+    gate: Mutex<(Mode, Option<Held>)>,
+    problems: Mutex<BTreeMap<&'static str, String>>,
+    /// Held for life: two agents on one directory would start and kill each other's server.
+    _lock: std::fs::File,
+}
+
+impl Agent {
+    /// Prepares directories and memory; starts nothing.
+    ///
+    /// # Errors
+    /// When a directory can't be used, another agent runs on it, or the memory is damaged.
+    pub fn new(config: AgentConfig, store: Arc<dyn Store>) -> Result<Arc<Self>, Failure> {
+        let links = config.links().map_err(|e| Failure::machine(e.to_string()))?;
+        let owner = Owner::of(&config.data_dir, config.bin_dir.as_deref())?;
+        let dir = config.state_dir();
+        owner.dir(&dir)?;
+        let path = dir.join("lock");
+        let lock = std::fs::File::create(&path)
+            .map_err(|e| Failure::machine(format!("{} can't be made: {e}", path.display())))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::machine(format!("another agent already runs on {}", config.data_dir.display()))
+        })?;
+        let disk = Disk::open(dir.join("agent.json"), owner.clone())?;
+        let password = config
+            .replication
+            .password
+            .read()
+            .map_err(|e| Failure::machine(format!("replication.password: {e}")))?;
+        crate::pg::access::write_pass(&config, &owner, &password)?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_millis(500))
+            .build()
+            .map_err(|e| Failure::machine(format!("no HTTP client: {e}")))?;
+        Ok(Arc::new(Self {
+            links,
+            store,
+            clock: Clock::Machine,
+            server: Server::new(config.data_dir.clone()),
+            owner,
+            disk,
+            ops: tokio::sync::Mutex::new(()),
+            http,
+            gate: Mutex::new((Mode::default(), None)),
+            problems: Mutex::new(BTreeMap::new()),
+            config,
+            _lock: lock,
+        }))
+    }
+
+    fn gate(&self) -> MutexGuard<'_, (Mode, Option<Held>)> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.gate().0
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.gate().0 = mode;
+    }
+
+    pub(crate) fn held(&self) -> Option<Held> {
+        let held = self.gate().1;
+        held.filter(|h| self.clock.now() < h.until || self.config.sabotage.trusts_itself)
+    }
+
+    /// Takes a proof in hand, if it lasts longer than the one there is or is of a later epoch.
+    pub(crate) fn hold(&self, held: Held) {
+        let mut gate = self.gate();
+        let better = gate.1.is_none_or(|old| (held.epoch, held.until) > (old.epoch, old.until));
+        if better {
+            gate.1 = Some(held);
+            if gate.0.open && !self.config.sabotage.trusts_itself {
+                self.server.until(Some(held.until));
+            }
+        }
+    }
+
+    /// Forgets the proof in hand. Only while the server is down: an open one without a proof is killed.
+    pub(crate) fn forget_proof(&self) {
+        self.gate().1 = None;
+    }
+
+    /// Marks the server open under the proof in hand; false if there is none any more. The supervisor knows the end
+    /// before anybody is let in.
+    pub(crate) fn mark_open(&self) -> bool {
+        if self.disk.fenced() {
+            return false;
+        }
+        let mut gate = self.gate();
+        if self.config.sabotage.trusts_itself {
+            gate.0.open = true;
+            return true;
+        }
+        let Some(held) = gate.1.filter(|h| self.clock.now() < h.until) else { return false };
+        if !self.server.until(Some(held.until)) {
+            return false;
+        }
+        gate.0.open = true;
+        true
+    }
+
+    /// Kills an open server whose proof has ended. Called by the watchdog's thread; waits for nothing but the kill.
+    pub(crate) fn lapse(&self) {
+        if self.config.sabotage.trusts_itself {
+            return;
+        }
+        let over = {
+            let gate = self.gate();
+            gate.0.open && gate.1.is_none_or(|h| self.clock.now() >= h.until)
+        };
+        if over {
+            let left = self.server.kill();
+            self.set_mode(Mode::default());
+            tracing::warn!(left, "the proof ended: PostgreSQL was killed");
+            self.problem(
+                "lapse",
+                Some("the proof ended, so PostgreSQL was stopped; it opens again with a proof".into()),
+            );
+        }
+    }
+
+    /// Kills the server at once and forgets its mode.
+    pub(crate) async fn kill(self: &Arc<Self>) -> usize {
+        let this = Arc::clone(self);
+        let left = tokio::task::spawn_blocking(move || this.server.kill()).await.unwrap_or(1);
+        self.set_mode(Mode::default());
+        left
+    }
+
+    /// Sets or clears a standing problem.
+    pub(crate) fn problem(&self, about: &'static str, what: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) => {
+                if problems.insert(about, what.clone()).as_ref() != Some(&what) {
+                    tracing::warn!(about, "{what}");
+                }
+            }
+            None => {
+                problems.remove(about);
+            }
+        }
+    }
+
+    /// The constants last read.
+    pub(crate) fn constants(&self) -> FenceConstants {
+        self.disk.get().constants.unwrap_or(FenceConstants::DEFAULT)
+    }
+
+    pub(crate) fn data(&self, name: &str) -> PathBuf {
+        self.config.data_dir.join(name)
+    }
+
+    pub(crate) fn is_standby_directory(&self) -> bool {
+        self.data("standby.signal").exists()
+    }
+
+    /// What is known now.
+    pub(crate) async fn state(&self) -> AgentState {
+        let mode = self.mode();
+        let alive = self.server.alive();
+        let memory = self.disk.get();
+        let control = Control::read(&self.owner, &self.config.data_dir).await;
+        let mut problems: Vec<String> =
+            self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let mut live = None;
+        if alive && mode.ready {
+            const PATIENCE: Duration = Duration::from_millis(500);
+            let asked = async {
+                let mut connection = local::connect(&self.config, PATIENCE).await?;
+                local::live(&mut connection, PATIENCE).await
+            };
+            match asked.await {
+                Ok(found) => live = Some(found),
+                Err(failure) => problems.push(failure.to_string()),
+            }
+        }
+        if let Some(marker) = memory.fence.as_ref().filter(|m| m.fenced.is_none()) {
+            problems.push(format!(
+                "a fence at epoch {} is in force but the stop has not ended: repeat the fence with `force`, or unfence",
+                marker.epoch
+            ));
+        }
+        if memory.rewinding {
+            problems.push("a rewind was interrupted: only a rebuild makes this directory usable".into());
+        }
+        let control = match control {
+            Ok(control) => Some(control),
+            Err(failure) => {
+                problems.push(failure.to_string());
+                None
+            }
+        };
+        let timeline = live.as_ref().and_then(|l| l.timeline).max(control.as_ref().map(|c| c.timeline));
+        let now = self.clock.now();
+        AgentState {
+            cell: self.config.cell.clone(),
+            region: self.config.region.clone(),
+            running: match mode.kind {
+                _ if !alive => Running::Stopped,
+                None => Running::Stopped,
+                Some(Kind::Standby) => Running::Standby,
+                Some(_) if mode.open => Running::Open,
+                Some(_) => Running::Private,
+            },
+            system_id: control.as_ref().map(|c| c.system_id.clone()),
+            control_state: control.as_ref().map(|c| c.state.clone()),
+            timeline,
+            fork: timeline.and_then(|t| fork_of(&self.config.data_dir, t)),
+            checkpoint: control.as_ref().map(|c| c.checkpoint),
+            flushed: live.as_ref().and_then(|l| l.flushed),
+            replayed: live.as_ref().and_then(|l| l.replayed),
+            streaming: live.as_ref().map(|l| l.streaming),
+            highest: memory.highest,
+            fence: memory.fence.and_then(|m| m.fenced),
+            proof: self
+                .held()
+                .map(|h| (h.epoch, u64::try_from(h.until.since(now).as_millis()).unwrap_or(u64::MAX))),
+            follow: memory.follow,
+            losses: memory.losses,
+            problems,
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The agent's configuration file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use domicile_model::links::AddressMap;
+use domicile_model::{CellId, RegionId, SecretRef};
+use serde::Deserialize;
+
+/// What `domicile agent --config FILE` reads. One agent stands beside one PostgreSQL and runs as the OS user that owns
+/// its data directory (or as root, and then starts PostgreSQL as that user).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The cell whose database this is.
+    pub cell: CellId,
+    /// Where this server stands.
+    pub region: RegionId,
+    /// PostgreSQL's data directory.
+    pub data_dir: PathBuf,
+    /// Where the agent keeps what must outlive a rebuild: tokens, fence marker, exports of losses, access rules, log.
+    /// Default: `<data_dir>.agent`.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
+    /// PostgreSQL's programs. Default: the newest under `/usr/lib/postgresql`.
+    #[serde(default)]
+    pub bin_dir: Option<PathBuf>,
+    /// Where the agent's API listens.
+    pub listen: SocketAddr,
+    /// Where PostgreSQL listens.
+    pub address: SocketAddr,
+    /// For PostgreSQL's unix socket; made with mode 0700.
+    pub socket_dir: PathBuf,
+    /// The registry: `etcd://host:port,host:port[/prefix]`.
+    pub registry: String,
+    /// A JSON file, from addresses in the registry to addresses to dial.
+    #[serde(default)]
+    pub links: Option<PathBuf>,
+    /// Peer addresses of this region's gates, asked for a proof when the registry does not answer.
+    #[serde(default)]
+    pub gates: Vec<SocketAddr>,
+    /// The secret that callers of the agent's API present.
+    pub secret: SecretRef,
+    /// The secret that gates ask for. Needed where `gates` names any.
+    #[serde(default)]
+    pub peer_secret: Option<SecretRef>,
+    /// The application's database.
+    pub database: String,
+    /// Who streams, rewinds and rebuilds.
+    pub replication: Replication,
+    /// The role that the control plane looks with; gets the right to write the heartbeat and the canary.
+    #[serde(default = "looker")]
+    pub look_role: String,
+    /// The physical slot kept on a primary for the other side.
+    #[serde(default = "standby_slot")]
+    pub slot: String,
+    /// Most write-ahead log that slots may keep, in MiB, before they are given up so that the disk does not fill.
+    #[serde(default = "slot_keep")]
+    pub slot_keep_mib: u32,
+    /// More settings for PostgreSQL, `name = "value"`. Those that the agent sets itself are refused.
+    #[serde(default)]
+    pub settings: std::collections::BTreeMap<String, String>,
+    /// The command that runs [`crate::supervise::run`]; default: this program with `agent-supervise`.
+    #[serde(skip)]
+    pub supervisor: Option<Vec<String>>,
+    /// Switches that break the product, for tests that must be seen to fail. Not in the file.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub sabotage: Sabotage,
+}
+
+/// Ways to break the agent, so that a safety test can be seen to fail.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sabotage {
+    /// Open without a proof, and never end.
+    pub trusts_itself: bool,
+    /// Ignore the rank of tokens.
+    pub ignores_rank: bool,
+}
+
+/// The role for replication.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replication {
+    /// Its name.
+    pub user: String,
+    /// Its password, the same on both sides.
+    pub password: SecretRef,
+}
+
+fn looker() -> String {
+    "domicile".into()
+}
+fn standby_slot() -> String {
+    "standby".into()
+}
+const fn slot_keep() -> u32 {
+    4096
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path} can't be read: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}: {what}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What, in a sentence.
+        what: String,
+    },
+}
+
+/// Settings that are the agent's: changed, they would open a way past it.
+const OWN: [&str; 9] = [
+    "hba_file",
+    "ident_file",
+    "listen_addresses",
+    "port",
+    "unix_socket_directories",
+    "data_directory",
+    "primary_conninfo",
+    "primary_slot_name",
+    "wal_level",
+];
+
+impl AgentConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it can't be read or a value is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|what| ConfigError::Wrong { path: path.to_owned(), what })
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// What is wrong, in a sentence.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for dir in [&self.data_dir, &self.socket_dir] {
+            if !dir.is_absolute() {
+                return Err(format!("`{}` must be an absolute path", dir.display()));
+            }
+        }
+        if !self.gates.is_empty() && self.peer_secret.is_none() {
+            return Err("`gates` are named but no `peer_secret`: gates answer nobody without it".into());
+        }
+        // The kernel's limit for a socket's path is 107 bytes; PostgreSQL adds `/.s.PGSQL.12345`.
+        if self.socket_dir.as_os_str().len() > 90 {
+            return Err(format!("`socket_dir` {} is too long for a unix socket", self.socket_dir.display()));
+        }
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name.len() < 64
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        for (what, name) in [
+            ("slot", &self.slot),
+            ("replication.user", &self.replication.user),
+            ("look_role", &self.look_role),
+        ] {
+            if !plain(name) {
+                return Err(format!("`{what}` must be lower-case letters, digits and `_`, at most 63"));
+            }
+        }
+        match self.settings.keys().find(|k| !plain(k) || OWN.contains(&k.as_str())) {
+            Some(key) => Err(format!("`settings.{key}` can't be set here: it is the agent's own")),
+            None => Ok(()),
+        }
+    }
+
+    /// The agent's own directory.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| {
+            let mut name = self.data_dir.clone().into_os_string();
+            name.push(".agent");
+            name.into()
+        })
+    }
+
+    /// The map of addresses.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn links(&self) -> Result<AddressMap, ConfigError> {
+        let Some(path) = &self.links else { return Ok(AddressMap::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        AddressMap::from_json(&text).map_err(|e| ConfigError::Wrong {
+            path: path.clone(),
+            what: format!("not a map of addresses: {e}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        cell = "c"
+        region = "us-east-1"
+        data_dir = "/var/lib/pg/data"
+        listen = "127.0.0.1:7000"
+        address = "127.0.0.1:5432"
+        socket_dir = "/run/pg"
+        registry = "etcd://127.0.0.1:2379"
+        secret = "file:/etc/secret"
+        database = "clinic"
+        replication = { user = "replicator", password = "env:PGREPL" }
+    "#;
+
+    #[test]
+    fn the_shortest_file_works() {
+        let config = AgentConfig::parse(GOOD).unwrap();
+        assert_eq!(config.state_dir(), Path::new("/var/lib/pg/data.agent"));
+        assert_eq!(config.slot, "standby");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (extra, word) in [
+            ("gates = [\"127.0.0.1:1\"]", "peer_secret"),
+            ("zebra = 1", "zebra"),
+            ("slot = \"a;b\"", "slot"),
+            ("settings = { hba_file = \"/tmp/x\" }", "hba_file"),
+        ] {
+            let error = AgentConfig::parse(&format!("{extra}\n{GOOD}")).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        let relative = GOOD.replace("/var/lib/pg/data", "data");
+        assert!(AgentConfig::parse(&relative).unwrap_err().contains("absolute"));
+        let secret = GOOD.replace("file:/etc/secret", "hunter2");
+        assert!(!AgentConfig::parse(&secret).unwrap_err().contains("secret itself: hunter2"));
+    }
+}

@@ -1,0 +1,293 @@
+//! Becoming a standby again: attach, else rewind once, else rebuild.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_api::agent::{Follow, Progress, ProgressStatus};
+use domicile_model::clock::pause;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use crate::agent::Agent;
+use crate::disk::Upstream;
+use crate::failure::Failure;
+use crate::os::sync_dir;
+use crate::pg::control::Control;
+use crate::pg::server::Kind;
+use crate::pg::{access, local};
+
+/// How long a started standby may take until it streams before another way is taken.
+const ATTACH: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Attach,
+    Rewind,
+    Rebuild,
+}
+
+impl How {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Attach => "attach",
+            Self::Rewind => "rewind",
+            Self::Rebuild => "rebuild",
+        }
+    }
+}
+
+impl Agent {
+    /// Starts the job. Refused where it would destroy transactions that nobody has read yet.
+    pub(crate) async fn follow(self: &Arc<Self>, order: Follow) -> Result<Progress, Failure> {
+        self.accept(&order.token).await?;
+        if let Some(running) = self.disk.get().follow.filter(|p| p.status == ProgressStatus::Running)
+            && self.ops.try_lock().is_err()
+        {
+            return Ok(running);
+        }
+        if self.held().is_some() && self.mode().open {
+            return Err(Failure::refused("open", "this server is open as a primary under a proof")
+                .hint("fence it first; a primary never follows by itself"));
+        }
+        let how = self.choose(&order).await?;
+        let progress = Progress {
+            token: order.token.clone(),
+            how: how.name().into(),
+            status: ProgressStatus::Running,
+            share: None,
+        };
+        self.disk.change(|m| m.follow = Some(progress.clone()))?;
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let _guard = this.ops.lock().await;
+            let done = this.carry_out(&order, how).await;
+            let status = match done {
+                Ok(()) => ProgressStatus::Done,
+                Err(failure) => {
+                    tracing::warn!(%failure, how = how.name(), "could not become a standby");
+                    ProgressStatus::Failed { why: failure.to_string() }
+                }
+            };
+            let ended = Progress { token: order.token, how: how.name().into(), status, share: None };
+            if let Err(failure) = this.disk.change(|m| m.follow = Some(ended)) {
+                this.problem("follow", Some(failure.to_string()));
+            }
+        });
+        Ok(progress)
+    }
+
+    async fn choose(&self, order: &Follow) -> Result<How, Failure> {
+        let memory = self.disk.get();
+        if memory.rewinding || !self.data("global/pg_control").exists() {
+            return Ok(How::Rebuild);
+        }
+        if self.is_standby_directory() {
+            return Ok(if memory.unattachable { How::Rewind } else { How::Attach });
+        }
+        let control = Control::read(&self.owner, &self.config.data_dir).await?;
+        let Some(fork) = order.fork else {
+            return Err(Failure::refused(
+                "no-fork",
+                "this directory is a primary's and the order names no fork: where the upstream left it is unknown",
+            ));
+        };
+        // The shutdown checkpoint is the last record here. The upstream took its records from here and whole, so if
+        // it forked behind the checkpoint's start, it has all of it and nothing here is past the fork.
+        let clean = control.is_clean_primary() && !self.server.alive();
+        if clean && control.timeline == fork.parent && control.checkpoint < fork.at && !memory.unattachable {
+            return Ok(How::Attach);
+        }
+        if !memory.exported.contains(&fork) {
+            return Err(Failure::refused(
+                "losses-not-exported",
+                format!(
+                    "the log here goes past the fork at {}, and what lies there was not exported",
+                    fork.at
+                ),
+            )
+            .hint("export the losses of this move first"));
+        }
+        Ok(How::Rewind)
+    }
+
+    async fn carry_out(self: &Arc<Self>, order: &Follow, how: How) -> Result<(), Failure> {
+        let upstream = Upstream { dial: self.links.dial(order.upstream), slot: order.slot.clone() };
+        if how == How::Attach && self.is_standby_directory() {
+            let same = self.disk.get().upstream.as_ref() == Some(&upstream);
+            if same && self.mode().ready && self.streams().await {
+                return Ok(());
+            }
+        }
+        match how {
+            How::Attach => {}
+            How::Rewind => self.rewind(&upstream).await?,
+            How::Rebuild => self.rebuild(&upstream).await?,
+        }
+        self.attach(&upstream, how).await
+    }
+
+    /// Makes the directory a standby's and starts it. This ends a fence: the order to follow is what the old primary
+    /// was waiting for.
+    async fn attach(self: &Arc<Self>, upstream: &Upstream, how: How) -> Result<(), Failure> {
+        self.stop().await?;
+        // Slots of a primary's life would keep its log for ever.
+        let slots = self.data("pg_replslot");
+        if let Ok(entries) = std::fs::read_dir(&slots) {
+            for entry in entries.filter_map(Result::ok) {
+                std::fs::remove_dir_all(entry.path()).map_err(|e| {
+                    Failure::machine(format!("{} can't be removed: {e}", entry.path().display()))
+                })?;
+            }
+        }
+        self.owner.write(&self.data("standby.signal"), b"")?;
+        self.disk.change(|m| {
+            m.upstream = Some(upstream.clone());
+            m.rewinding = false;
+            m.fence = None;
+            m.promotion = None;
+        })?;
+        let give_up = self.clock.now() + ATTACH;
+        self.ready(Kind::Standby, ATTACH).await?;
+        while !self.streams().await {
+            if self.clock.now() > give_up {
+                self.disk.change(|m| m.unattachable = how != How::Rebuild)?;
+                return Err(Failure::machine(format!(
+                    "it runs as a standby but does not stream from {} within {} s; the log is {}",
+                    upstream.dial,
+                    ATTACH.as_secs(),
+                    self.config.state_dir().join("postgresql.log").display()
+                ))
+                .hint(
+                    "check the way to the upstream, its slot and the replication password, then follow again",
+                ));
+            }
+            pause(Duration::from_millis(50)).await;
+        }
+        self.disk.change(|m| m.unattachable = false)
+    }
+
+    async fn streams(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let asked = async {
+            let mut connection = local::connect(&self.config, PATIENCE).await?;
+            local::live(&mut connection, PATIENCE).await
+        };
+        asked.await.is_ok_and(|live| live.in_recovery && live.streaming)
+    }
+
+    /// Stops whatever runs, cleanly if it can be had.
+    async fn stop(self: &Arc<Self>) -> Result<(), Failure> {
+        if self.server.alive() {
+            self.server.stop_cleanly(Duration::from_secs(20)).await;
+        }
+        match self.kill().await {
+            0 => Ok(()),
+            left => Err(Failure::machine(format!("{left} processes of PostgreSQL do not die"))),
+        }
+    }
+
+    async fn rewind(self: &Arc<Self>, upstream: &Upstream) -> Result<(), Failure> {
+        // pg_rewind refuses a standby's directory and one that was not stopped cleanly.
+        if self.is_standby_directory() {
+            self.stop().await?;
+            std::fs::remove_file(self.data("standby.signal"))
+                .map_err(|e| Failure::machine(format!("standby.signal can't be removed: {e}")))?;
+        } else {
+            self.ready(Kind::Sealed, Duration::from_secs(120)).await?;
+            self.stop().await?;
+        }
+        // Until the source's first checkpoint on its new timeline a rewind would find nothing to do.
+        let password =
+            self.config.replication.password.read().map_err(|e| Failure::machine(e.to_string()))?;
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(&upstream.dial.ip().to_string())
+            .port(upstream.dial.port())
+            .username(&self.config.replication.user)
+            .password(&password)
+            .database(&self.config.database)
+            .ssl_mode(PgSslMode::Disable)
+            .disable_statement_logging();
+        let mut source = tokio::time::timeout(Duration::from_secs(5), PgConnection::connect_with(&options))
+            .await
+            .map_err(|_| Failure::database_slow("connecting to the upstream", Duration::from_secs(5)))?
+            .map_err(|e| Failure::database("connecting to the upstream", &e))?;
+        local::execute(&mut source, "CHECKPOINT", Duration::from_secs(60)).await?;
+        drop(source);
+        self.disk.change(|m| m.rewinding = true)?;
+        let conninfo = format!(
+            "host={} port={} user={} dbname={}",
+            upstream.dial.ip(),
+            upstream.dial.port(),
+            self.config.replication.user,
+            quoted(&self.config.database)
+        );
+        let mut command = self.owner.command("pg_rewind");
+        command
+            .arg("-D")
+            .arg(&self.config.data_dir)
+            .arg(format!("--source-server={conninfo}"))
+            .env("PGPASSFILE", access::pass_path(&self.config));
+        // The marker goes only with the standby.signal that follows: in between lies a directory that must not run.
+        self.program(command, "pg_rewind").await
+    }
+
+    async fn rebuild(self: &Arc<Self>, upstream: &Upstream) -> Result<(), Failure> {
+        self.stop().await?;
+        let beside = |suffix: &str| {
+            let mut path = self.config.data_dir.clone().into_os_string();
+            path.push(suffix);
+            std::path::PathBuf::from(path)
+        };
+        let (new, old) = (beside(".rebuild"), beside(".old"));
+        let clear = |path: &std::path::Path| match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::machine(format!("{} can't be removed: {e}", path.display())))
+            }
+            _ => Ok(()),
+        };
+        clear(&new)?;
+        self.owner.dir(&new)?;
+        let mut command = self.owner.command("pg_basebackup");
+        command
+            .arg("-D")
+            .arg(&new)
+            .args(["-h", &upstream.dial.ip().to_string(), "-p", &upstream.dial.port().to_string()])
+            .args(["-U", &self.config.replication.user, "-X", "stream", "--checkpoint=fast", "-w"])
+            .env("PGPASSFILE", access::pass_path(&self.config));
+        self.program(command, "pg_basebackup").await?;
+        // A standby's before it is in place: at no instant does a directory lie there that would start as a primary.
+        self.owner.write(&new.join("standby.signal"), b"")?;
+        clear(&old)?;
+        let moved =
+            |e: std::io::Error| Failure::machine(format!("the new directory can't be put in place: {e}"));
+        if self.config.data_dir.exists() {
+            std::fs::rename(&self.config.data_dir, &old).map_err(moved)?;
+        }
+        std::fs::rename(&new, &self.config.data_dir).map_err(moved)?;
+        if let Some(parent) = self.config.data_dir.parent() {
+            sync_dir(parent)?;
+        }
+        clear(&old)
+    }
+
+    async fn program(&self, mut command: tokio::process::Command, name: &str) -> Result<(), Failure> {
+        let output =
+            command.output().await.map_err(|e| Failure::machine(format!("{name} can't be run: {e}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let from = said.char_indices().rev().nth(800).map_or(0, |(i, _)| i);
+        let failure = Failure::machine(format!("{name} failed: {}", &said[from..]));
+        Err(if said.contains("No space left") {
+            failure.hint("the disk is full: free space on the database's volume")
+        } else {
+            failure.hint("follow again: an interrupted rewind is followed by a rebuild")
+        })
+    }
+}
+
+/// A value of a connection string.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}

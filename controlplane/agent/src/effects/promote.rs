@@ -1,0 +1,178 @@
+//! Promotion, at most once per move.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_api::agent::{Promote, Promoted};
+
+use crate::agent::{Agent, Held, Mode};
+use crate::disk::Promotion;
+use crate::failure::Failure;
+use crate::pg::control::{Control, fork_of};
+use crate::pg::server::Kind;
+use crate::pg::{furniture, local};
+use crate::proof::registry_allows;
+
+const SQL: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Makes the standby the primary. Checks registry, move and token itself, so that a leader that was deposed while
+    /// its order was under way promotes nothing.
+    pub(crate) async fn promote(self: &Arc<Self>, order: &Promote) -> Result<Promoted, Failure> {
+        let commanded = self.clock.now();
+        if order.slot.is_empty()
+            || order.slot.len() > 63
+            || !order.slot.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            return Err(Failure::new(
+                "bad-slot",
+                "Not a slot's name",
+                422,
+                "`slot` must match [a-z0-9_]{1,63}",
+            ));
+        }
+        self.accept(&order.token).await?;
+        let Ok(_guard) = tokio::time::timeout(Duration::from_secs(2), self.ops.lock()).await else {
+            return Err(Failure::busy("another job holds the server"));
+        };
+        registry_allows(self, &order.token, order.epoch).await?;
+        if self.disk.fenced() {
+            return Err(Failure::refused("fenced", "a commanded fence is in force on this server")
+                .hint("unfence it first; a fenced server is the old primary of a move"));
+        }
+        let memory = self.disk.get();
+        let begun = memory.promotion.filter(|p| p.moving == order.token.moving);
+        if let Some(done) = begun.as_ref().and_then(|p| p.done.clone()) {
+            self.serve_after(order, commanded).await?;
+            return Ok(done);
+        }
+        let from = match begun {
+            // Begun and not ended: it may have happened.
+            Some(begun) if !self.is_standby_directory() => begun.from,
+            _ => self.do_promote(order, commanded).await?,
+        };
+        let promoted = self.evidence(from).await?;
+        self.disk.change(|m| {
+            m.promotion = Some(Promotion { moving: order.token.moving, from, done: Some(promoted.clone()) });
+            m.upstream = None;
+        })?;
+        self.serve_after(order, commanded).await?;
+        Ok(promoted)
+    }
+
+    async fn do_promote(
+        self: &Arc<Self>,
+        order: &Promote,
+        commanded: domicile_model::clock::BootTime,
+    ) -> Result<u32, Failure> {
+        let mode = self.mode();
+        if mode.kind != Some(Kind::Standby) || !mode.ready || !self.is_standby_directory() {
+            return Err(Failure::refused(
+                "not-a-standby",
+                format!("PostgreSQL runs as {:?} (ready: {}), not as a standby", mode.kind, mode.ready),
+            ));
+        }
+        let mut connection = local::connect(&self.config, SQL).await?;
+        let live = local::live(&mut connection, SQL).await?;
+        if !live.in_recovery {
+            return Err(Failure::refused(
+                "not-a-standby",
+                "PostgreSQL is out of recovery already, not by this move",
+            ));
+        }
+        let control = Control::read(&self.owner, &self.config.data_dir).await?;
+        let from = live.timeline.unwrap_or(0).max(control.timeline);
+        if let Some(handover) = &order.handover {
+            if handover.system_id != control.system_id {
+                return Err(Failure::refused(
+                    "other-system",
+                    format!(
+                        "the handover is of system {}, this is {}",
+                        handover.system_id, control.system_id
+                    ),
+                ));
+            }
+            // The position after the last replayed record: past the checkpoint's start means the checkpoint is in.
+            if live.replayed.is_none_or(|replayed| replayed <= handover.checkpoint) {
+                return Err(Failure::refused(
+                    "not-caught-up",
+                    format!(
+                        "replayed {} but the old primary ended with {}",
+                        live.replayed.map_or_else(|| "nothing".into(), |l| l.to_string()),
+                        handover.checkpoint
+                    ),
+                )
+                .hint("wait for replication to catch up; a cut link needs a forced move"));
+            }
+        }
+        self.disk.change(|m| {
+            m.epoch = m.epoch.max(order.epoch);
+            m.promotion = Some(Promotion { moving: order.token.moving, from, done: None });
+        })?;
+        // From here on it may be a primary that is open: the supervisor must know when that ends.
+        let constants = self.constants();
+        self.hold(Held { epoch: order.epoch, until: commanded + constants.fence() - constants.stop() });
+        self.set_mode(Mode { kind: Some(Kind::Primary), ready: true, open: false });
+        if !self.mark_open() {
+            return Err(Failure::unfinished("the time of the command ran out before the promotion"));
+        }
+        let promoted =
+            local::value(&mut connection, "SELECT pg_promote(true, 4)::text", Duration::from_secs(5)).await;
+        match promoted {
+            Ok(Some(yes)) if yes == "true" => Ok(from),
+            other => {
+                // It may still happen: then the next try finds it, and until then the proof's end watches over it.
+                let why = other.err().map_or_else(|| "it took longer than 4 s".to_owned(), |f| f.to_string());
+                if self.is_standby_directory() {
+                    self.set_mode(Mode { kind: Some(Kind::Standby), ready: true, open: false });
+                    self.server.until(None);
+                }
+                Err(Failure::unfinished(format!("the promotion did not end: {why}")))
+            }
+        }
+    }
+
+    /// What the promotion made, read from the server and from the new timeline's history.
+    async fn evidence(self: &Arc<Self>, from: u32) -> Result<Promoted, Failure> {
+        if !self.mode().ready || !self.server.alive() {
+            self.ready(Kind::Primary, Duration::from_secs(4)).await?;
+        }
+        let mut connection = local::connect(&self.config, SQL).await?;
+        let live = local::live(&mut connection, SQL).await?;
+        let timeline = live.timeline.unwrap_or(0);
+        if live.in_recovery || timeline != from + 1 {
+            return Err(Failure::machine(format!(
+                "after the promotion the server writes timeline {timeline}, not {}",
+                from + 1
+            )));
+        }
+        let fork = fork_of(&self.config.data_dir, timeline)
+            .filter(|f| f.parent == from)
+            .ok_or_else(|| Failure::machine(format!("timeline {timeline} has no history")))?;
+        let control = Control::read(&self.owner, &self.config.data_dir).await?;
+        Ok(Promoted { system_id: control.system_id, timeline, fork })
+    }
+
+    /// Slots before the answer, so that nothing is written that they do not keep; then open under the command until
+    /// the first proof.
+    async fn serve_after(
+        self: &Arc<Self>,
+        order: &Promote,
+        commanded: domicile_model::clock::BootTime,
+    ) -> Result<(), Failure> {
+        if !self.mode().ready || !self.server.alive() {
+            self.ready(Kind::Primary, Duration::from_secs(4)).await?;
+        }
+        let mut connection = local::connect(&self.config, SQL).await?;
+        furniture::slots(&mut connection, &order.slot).await?;
+        if order.slot != self.config.slot {
+            furniture::slots(&mut connection, &self.config.slot).await?;
+        }
+        let constants = self.constants();
+        self.hold(Held { epoch: order.epoch, until: commanded + constants.fence() - constants.stop() });
+        if !self.mode().open {
+            self.open()?;
+        }
+        Ok(())
+    }
+}

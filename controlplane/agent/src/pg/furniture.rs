@@ -1,0 +1,120 @@
+//! What the agent keeps in a primary: the product's own schema, the publication and the slots.
+
+use std::time::Duration;
+
+use domicile_model::token::Lsn;
+use sqlx::PgConnection;
+
+use super::local::{execute, row, value};
+use crate::config::AgentConfig;
+use crate::failure::Failure;
+
+/// The logical slot that keeps the transactions which the standby has not replayed.
+pub const LOSS_SLOT: &str = "domicile_losses";
+/// Everything that is published to it.
+pub const PUBLICATION: &str = "domicile_all";
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Makes what is missing; writes nothing when all is there.
+pub(crate) async fn furnish(connection: &mut PgConnection, config: &AgentConfig) -> Result<(), Failure> {
+    let complete = format!(
+        "SELECT (to_regclass('domicile.canary') IS NOT NULL
+ AND EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}'))::text"
+    );
+    if value(connection, complete, PATIENCE).await?.as_deref() != Some("true") {
+        let (look, stream) = (&config.look_role, &config.replication.user);
+        let sql = format!(
+            "BEGIN;
+CREATE SCHEMA IF NOT EXISTS domicile;
+CREATE TABLE IF NOT EXISTS domicile.heartbeat (server text PRIMARY KEY, at timestamptz NOT NULL);
+CREATE TABLE IF NOT EXISTS domicile.canary (move text PRIMARY KEY, at timestamptz NOT NULL, step text NOT NULL);
+DO $$BEGIN
+ IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{look}') THEN
+  GRANT USAGE ON SCHEMA domicile TO {look};
+  GRANT SELECT, INSERT, UPDATE ON domicile.heartbeat, domicile.canary TO {look};
+ END IF;
+ IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{stream}') THEN
+  GRANT pg_checkpoint TO {stream};
+  GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean),
+   pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text),
+   pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {stream};
+ END IF;
+ IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}') THEN
+  CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES;
+ END IF;
+END$$;
+COMMIT"
+        );
+        execute(connection, sql, PATIENCE).await?;
+    }
+    name_rows(connection).await?;
+    slots(connection, &config.slot).await
+}
+
+/// Makes the physical slot of the other side and the logical one for losses. A slot whose log was given up is of no
+/// use and made again.
+pub(crate) async fn slots(connection: &mut PgConnection, physical: &str) -> Result<(), Failure> {
+    let made = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+ WHERE slot_name IN ('{LOSS_SLOT}', '{physical}') AND wal_status = 'lost' AND NOT active;
+SELECT pg_create_physical_replication_slot('{physical}', true)
+ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{physical}');
+SELECT pg_create_logical_replication_slot('{LOSS_SLOT}', 'pgoutput')
+ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{LOSS_SLOT}')"
+    );
+    for sql in made.split(';') {
+        execute(connection, sql, PATIENCE).await?;
+    }
+    Ok(())
+}
+
+/// Gives tables without a key their whole row as replica identity: once all tables are published, PostgreSQL refuses
+/// updates and deletes of a table whose rows have no name.
+pub(crate) async fn name_rows(connection: &mut PgConnection) -> Result<(), Failure> {
+    const NAMELESS: &str =
+        "SELECT string_agg(format('ALTER TABLE %I.%I REPLICA IDENTITY FULL', n.nspname, c.relname), '; ')
+ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relreplident = 'd'
+ AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_toast%'
+ AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)";
+    if let Some(sql) = value(connection, NAMELESS, PATIENCE).await? {
+        execute(connection, format!("SET lock_timeout = '200ms'; {sql}; RESET lock_timeout"), PATIENCE)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Moves the loss slot up to what the standby has replayed, never past it. Returns what is wrong, if anything.
+pub(crate) async fn advance(
+    connection: &mut PgConnection,
+    physical: &str,
+) -> Result<Option<String>, Failure> {
+    let sql = format!(
+        "SELECT l.confirmed_flush_lsn::text, l.wal_status, r.replay_lsn::text
+ FROM pg_replication_slots l
+ LEFT JOIN pg_replication_slots p ON p.slot_name = '{physical}'
+ LEFT JOIN pg_stat_replication r ON r.pid = p.active_pid AND r.state = 'streaming'
+ WHERE l.slot_name = '{LOSS_SLOT}'"
+    );
+    let Some(found) = row(connection, sql, PATIENCE).await? else {
+        slots(connection, physical).await?;
+        return Ok(Some(format!(
+            "the slot {LOSS_SLOT} was missing and was made again: earlier losses could not be listed"
+        )));
+    };
+    let at = |i: usize| found.get(i).cloned().flatten();
+    if at(1).as_deref() == Some("lost") {
+        slots(connection, physical).await?;
+        return Ok(Some(format!(
+            "the slot {LOSS_SLOT} had kept more than max_slot_wal_keep_size and was given up; it was made again"
+        )));
+    }
+    let lsn = |i: usize| at(i).and_then(|t| t.parse::<Lsn>().ok());
+    let (Some(confirmed), Some(replayed)) = (lsn(0), lsn(2)) else { return Ok(None) };
+    if replayed > confirmed {
+        let sql = format!("SELECT pg_replication_slot_advance('{LOSS_SLOT}', '{replayed}')");
+        execute(connection, sql, PATIENCE).await?;
+    }
+    Ok(None)
+}

@@ -1,0 +1,237 @@
+//! Asking for proofs: the registry first, then the gates of the own region.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_model::clock::pause;
+use domicile_model::proof::{Proof, held_by};
+use domicile_model::{Epoch, FenceConstants, Placement, World};
+use domicile_store::Key;
+use domicile_store::codec::decode;
+use serde::Deserialize;
+
+use crate::agent::{Agent, Held};
+use crate::failure::Failure;
+use crate::pg::server::Kind;
+
+/// How fast a private server asks for the proof that opens it.
+const EAGER: Duration = Duration::from_millis(30);
+/// How fast when the last answer was that another region holds the cell, or none came.
+const PATIENT: Duration = Duration::from_millis(250);
+
+/// What the registry said.
+enum Said {
+    Yes(Held),
+    /// It answered, and there is no proof in it: nobody holds the cell yet.
+    NotYet,
+    /// Another region holds the cell, or the registry is not to be believed.
+    No,
+}
+
+/// What a gate answers to `POST /v1/proof`.
+#[derive(Deserialize)]
+struct Lent {
+    epoch: Epoch,
+    remaining_ms: u64,
+}
+
+/// Asks for ever.
+pub(crate) async fn prove(agent: Arc<Agent>) {
+    loop {
+        let mode = agent.mode();
+        if mode.kind != Some(Kind::Primary) || agent.disk.fenced() {
+            pause(EAGER).await;
+            continue;
+        }
+        let said = match ask_registry(&agent).await {
+            Ok(said) => {
+                agent.problem("registry", None);
+                said
+            }
+            Err(failure) => {
+                agent.problem("registry", Some(failure.0.detail.clone()));
+                ask_gates(&agent).await.map_or(Said::No, Said::Yes)
+            }
+        };
+        let wait = match said {
+            Said::Yes(held) => {
+                agent.hold(held);
+                if agent.mode().open { agent.constants().renew() } else { EAGER }
+            }
+            Said::NotYet if mode.open => Duration::from_millis(100),
+            Said::NotYet => EAGER,
+            Said::No => PATIENT,
+        };
+        pause(wait).await;
+    }
+}
+
+/// One linearizable read, counted from before it was asked.
+async fn ask_registry(agent: &Agent) -> Result<Said, Failure> {
+    let asked = agent.clock.now();
+    // Long enough for a second member after a first that hangs; short enough to ask a gate and still be in time.
+    let patience = (agent.constants().fence() / 3).clamp(Duration::from_millis(200), Duration::from_secs(3));
+    let keys = [Key::World, Key::Placement(agent.config.cell.clone())];
+    let (_, entries) = tokio::time::timeout(patience, agent.store.read(&keys))
+        .await
+        .map_err(|_| {
+            Failure::registry(format!(
+                "the registry {} did not answer within {} ms",
+                agent.config.registry,
+                patience.as_millis()
+            ))
+        })?
+        .map_err(|e| Failure::registry(e.to_string()))?;
+    let mut entries = entries.into_iter();
+    let (world, placement) = (entries.next().flatten(), entries.next().flatten());
+    let (Some(world), Some(placement)) = (world, placement) else { return Ok(Said::No) };
+    let unreadable = |e: domicile_store::CodecError| Failure::registry(e.to_string());
+    let world: World = decode(&world.value).map_err(unreadable)?;
+    let placement: Placement = decode(&placement.value).map_err(unreadable)?;
+    let memory = agent.disk.get();
+    if !world.reconciled || world.constants.problem().is_some() {
+        return Ok(Said::No);
+    }
+    // Another world than the one that orders come from: believed only once it is reconciled, which it is.
+    let known = if memory.world == Some(world.id) { memory.epoch } else { Epoch::default() };
+    if placement.epoch < known {
+        agent.problem(
+            "epoch",
+            Some(format!(
+                "the registry shows epoch {}, below the known {known}: it is not believed",
+                placement.epoch
+            )),
+        );
+        return Ok(Said::No);
+    }
+    learn(agent, &world, placement.epoch)?;
+    if !held_by(&placement, &agent.config.region) {
+        return Ok(if placement.holder.is_none() { Said::NotYet } else { Said::No });
+    }
+    let proof = Proof { epoch: placement.epoch, asked, constants: world.constants };
+    Ok(Said::Yes(Held { epoch: proof.epoch, until: proof.ends() - world.constants.stop() }))
+}
+
+fn learn(agent: &Agent, world: &World, epoch: Epoch) -> Result<(), Failure> {
+    agent.disk.change(|m| {
+        if m.world != Some(world.id) {
+            m.world = Some(world.id);
+            // Ranks of another world mean nothing in this one.
+            m.highest = m.highest.take().filter(|t| t.world == world.id);
+            m.epoch = epoch;
+        }
+        m.epoch = m.epoch.max(epoch);
+        m.constants = Some(world.constants);
+    })
+}
+
+/// The proof that a local gate lends: it says how long its own still lasts, counted here from before it was asked.
+async fn ask_gates(agent: &Agent) -> Option<Held> {
+    let secret = agent.config.peer_secret.as_ref()?.read().ok()?;
+    let memory = agent.disk.get();
+    let constants: FenceConstants = agent.constants();
+    for gate in &agent.config.gates {
+        let asked = agent.clock.now();
+        let request = agent
+            .http
+            .post(format!("http://{}/v1/proof", agent.links.dial(*gate)))
+            .bearer_auth(&secret)
+            .timeout(Duration::from_millis(500))
+            .json(&serde_json::json!({"cell": agent.config.cell, "region": agent.config.region}));
+        let Ok(answer) = request.send().await else { continue };
+        if !answer.status().is_success() {
+            continue;
+        }
+        let Ok(lent) = answer.json::<Lent>().await else { continue };
+        if lent.epoch < memory.epoch {
+            continue;
+        }
+        if agent.disk.change(|m| m.epoch = m.epoch.max(lent.epoch)).is_err() {
+            continue;
+        }
+        // No proof lasts longer than FENCE, whatever a gate says.
+        let left = Duration::from_millis(lent.remaining_ms).min(constants.fence());
+        return Some(Held { epoch: lent.epoch, until: asked + left - constants.stop() });
+    }
+    None
+}
+
+/// What the registry says of a promotion: leader, move and the close must stand there.
+pub(crate) async fn registry_allows(
+    agent: &Agent,
+    token: &domicile_model::Token,
+    epoch: Epoch,
+) -> Result<(), Failure> {
+    let cell = agent.config.cell.clone();
+    let keys = [Key::World, Key::Leader, Key::Move(cell.clone()), Key::Placement(cell)];
+    let (_, entries) = tokio::time::timeout(Duration::from_secs(2), agent.store.read(&keys))
+        .await
+        .map_err(|_| Failure::registry("the registry did not answer within 2 s"))?
+        .map_err(|e| Failure::registry(e.to_string()))?;
+    let [world, leader, claim, placement] = entries.as_slice() else {
+        return Err(Failure::registry("the registry answered with another number of keys than asked"));
+    };
+    let unreadable = |e: domicile_store::CodecError| Failure::registry(e.to_string());
+    let world: Option<World> = world.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
+    if !world.as_ref().is_some_and(|w| w.id == token.world && w.reconciled) {
+        return Err(Failure::refused(
+            "other-world",
+            "the registry is another world than the order's, or not reconciled",
+        ));
+    }
+    if leader.as_ref().map(|e| e.created) != Some(token.leader.0) {
+        return Err(Failure::deposed("another leader than the order's leads now, by the registry"));
+    }
+    let claim: Option<domicile_model::MoveClaim> =
+        claim.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
+    if claim.map(|c| c.moving) != Some(token.moving) {
+        return Err(Failure::refused("other-move", "the registry names another move of this cell, or none"));
+    }
+    let placement: Option<Placement> =
+        placement.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
+    let Some(placement) = placement else {
+        return Err(Failure::refused("no-placement", "the registry has no placement of this cell"));
+    };
+    if placement.epoch != epoch || placement.holder.is_some() {
+        return Err(Failure::refused(
+            "not-closed",
+            format!(
+                "the registry shows epoch {} held by {}, not epoch {epoch} held by nobody",
+                placement.epoch,
+                placement.holder.as_ref().map_or("nobody", |r| r.as_str())
+            ),
+        ));
+    }
+    if let Some(world) = world {
+        learn(agent, &world, epoch)?;
+    }
+    Ok(())
+}
+
+/// Whether the registry names this move as the one under way.
+pub(crate) async fn claims(agent: &Agent, token: &domicile_model::Token) -> Result<bool, Failure> {
+    let keys = [Key::World, Key::Move(agent.config.cell.clone())];
+    let (_, entries) = tokio::time::timeout(Duration::from_secs(2), agent.store.read(&keys))
+        .await
+        .map_err(|_| Failure::registry("the registry did not answer within 2 s"))?
+        .map_err(|e| Failure::registry(e.to_string()))?;
+    let unreadable = |e: domicile_store::CodecError| Failure::registry(e.to_string());
+    let mut entries = entries.into_iter();
+    let world: Option<World> =
+        entries.next().flatten().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
+    let claim: Option<domicile_model::MoveClaim> =
+        entries.next().flatten().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
+    if let Some(world) = &world
+        && world.reconciled
+        && world.id == token.world
+        && agent.disk.get().world != Some(world.id)
+    {
+        // The registry was restored into a new world: from here on only its orders count.
+        agent.disk.change(|m| {
+            m.world = Some(world.id);
+            m.highest = None;
+            m.epoch = Epoch::default();
+        })?;
+    }
+    Ok(world.is_some_and(|w| w.id == token.world) && claim.map(|c| c.moving) == Some(token.moving))
+}

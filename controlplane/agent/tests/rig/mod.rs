@@ -1,0 +1,312 @@
+//! A real PostgreSQL pair with an agent beside each, on the in-process registry.
+#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use domicile_agent::config::{Replication, Sabotage};
+use domicile_agent::{AgentConfig, run_on};
+use domicile_api::agent::{AgentState, Fence, Fenced, Promote, Promoted, Running, Unfence};
+use domicile_api::problem::Problem;
+use domicile_chaos_kit::ports::free_address;
+use domicile_chaos_kit::postgres::{self, Spec};
+use domicile_chaos_kit::wait::eventually;
+use domicile_model::clock::Clock;
+use domicile_model::{
+    CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, MoveClaim, MoveId, Phase, Placement, RegionId,
+    Revision, SecretRef, Token, WitnessSet, World, WorldId,
+};
+use domicile_store::memory::MemoryStore;
+use domicile_store::{Commit, Key, Op, Store, Txn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) const SECRET: &str = "agent-secret";
+pub(crate) const CONSTANTS: FenceConstants =
+    FenceConstants { fence_ms: 4_000, renew_ms: 200, drain_ms: 1_000, stop_ms: 500, drift_ppm: 10_000 };
+
+pub(crate) struct Side {
+    pub(crate) config: AgentConfig,
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Side {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.config.address
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) home: tempfile::TempDir,
+    pub(crate) spec: Spec,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) a: Side,
+    pub(crate) b: Side,
+    pub(crate) world: World,
+    pub(crate) cell: CellId,
+    pub(crate) moving: MoveId,
+    leader: LeaderFence,
+    attempt: AtomicU64,
+    http: reqwest::Client,
+}
+
+pub(crate) fn example() -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.join("examples").join("agent")
+}
+
+impl Rig {
+    /// A pair; A in `us-east-1` holds the cell, B follows. Replication goes to `upstream` where given (a link).
+    pub(crate) async fn new(upstream_of_b: Option<SocketAddr>, a_address: Option<SocketAddr>) -> Self {
+        let home = postgres::home().unwrap();
+        let spec = Spec {
+            schema: "CREATE TABLE encounters (tenant_id text, key text, body text, PRIMARY KEY (tenant_id, key));\n\
+                     CREATE TABLE keyless (v text);\n"
+                .into(),
+            ..Spec::default()
+        };
+        let secrets = home.path().join("secrets");
+        std::fs::create_dir(&secrets).unwrap();
+        std::fs::write(secrets.join("agent"), SECRET).unwrap();
+        std::fs::write(secrets.join("replicator"), &spec.replicator_password).unwrap();
+        let secret = |name: &str| SecretRef::File(secrets.join(name).display().to_string());
+        let cell = CellId::new("clinic-1").unwrap();
+        let side = |name: &str, region: &str, address: SocketAddr| Side {
+            config: AgentConfig {
+                cell: cell.clone(),
+                region: RegionId::new(region).unwrap(),
+                data_dir: home.path().join(name),
+                state_dir: None,
+                bin_dir: None,
+                listen: free_address().unwrap(),
+                address,
+                socket_dir: home.path().join(format!("{name}.run")),
+                registry: "memory".into(),
+                links: None,
+                gates: Vec::new(),
+                secret: secret("agent"),
+                peer_secret: None,
+                database: spec.database.clone(),
+                replication: Replication { user: "replicator".into(), password: secret("replicator") },
+                look_role: "domicile".into(),
+                slot: "standby".into(),
+                slot_keep_mib: 512,
+                settings: std::collections::BTreeMap::new(),
+                supervisor: Some(vec![example().display().to_string(), "agent-supervise".into()]),
+                sabotage: Sabotage::default(),
+            },
+            task: None,
+        };
+        let a = side("a", "us-east-1", a_address.unwrap_or_else(|| free_address().unwrap()));
+        let b = side("b", "us-west-2", free_address().unwrap());
+        let (a_dir, b_dir, s) = (a.config.data_dir.clone(), b.config.data_dir.clone(), spec.clone());
+        let upstream = upstream_of_b.unwrap_or(a.config.address);
+        tokio::task::spawn_blocking(move || {
+            postgres::prepare_primary(&a_dir, &s).unwrap();
+            postgres::prepare_standby(&a_dir, &b_dir, upstream, "standby", &s).unwrap();
+        })
+        .await
+        .unwrap();
+        let store = Arc::new(MemoryStore::new(Clock::Machine));
+        let world = World { id: WorldId::new(), reconciled: true, constants: CONSTANTS };
+        let moving = MoveId::new();
+        let placement = Placement {
+            cell: cell.clone(),
+            epoch: Epoch(1),
+            holder: Some(a.config.region.clone()),
+            standby: Some(b.config.region.clone()),
+            phase: Phase::Serving,
+            moving: None,
+            witnesses: WitnessSet::of(std::collections::BTreeSet::new()),
+        };
+        let txn = Txn::bare()
+            .put(Key::World, &world)
+            .put(Key::Placement(cell.clone()), &placement)
+            .put(Key::Move(cell.clone()), &MoveClaim { moving })
+            .op(Op::Put(Key::Leader, b"leader".to_vec(), None));
+        let Commit::Done(Revision(revision)) = store.commit(txn).await.unwrap() else { panic!() };
+        Self {
+            home,
+            spec,
+            store,
+            a,
+            b,
+            world,
+            cell,
+            moving,
+            leader: LeaderFence(Revision(revision)),
+            attempt: AtomicU64::new(1),
+            http: reqwest::Client::new(),
+        }
+    }
+
+    pub(crate) fn start(&mut self, b: bool) {
+        let store: Arc<dyn Store> = self.store.clone();
+        let side = if b { &mut self.b } else { &mut self.a };
+        let config = side.config.clone();
+        side.task = Some(tokio::spawn(async move {
+            let ended = run_on(config, store).await;
+            panic!("the agent ended: {ended:?}");
+        }));
+    }
+
+    /// Ends an agent as its death would: the supervisor sees its input end.
+    pub(crate) async fn kill_agent(&mut self, b: bool) {
+        let side = if b { &mut self.b } else { &mut self.a };
+        if let Some(task) = side.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+        let dir = side.config.data_dir.clone();
+        eventually(Duration::from_secs(10), "the server died with its agent", || async {
+            postgres::processes(&dir).is_empty()
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Both run, A open, B streaming.
+    pub(crate) async fn up(&mut self) {
+        self.start(false);
+        self.start(true);
+        self.running(false, Running::Open).await;
+        self.running(true, Running::Standby).await;
+        eventually(Duration::from_secs(20), "the standby streams", || async {
+            self.state(true).await.is_some_and(|s| s.streaming == Some(true))
+        })
+        .await
+        .unwrap();
+    }
+
+    pub(crate) async fn running(&self, b: bool, how: Running) {
+        if eventually(Duration::from_secs(20), "the server runs so", || async {
+            self.state(b).await.is_some_and(|s| s.running == how)
+        })
+        .await
+        .is_err()
+        {
+            let side = if b { &self.b } else { &self.a };
+            let log = side.config.state_dir().join("postgresql.log");
+            panic!(
+                "not {how:?}: {:#?}\n{}",
+                self.state(b).await,
+                std::fs::read_to_string(log).unwrap_or_default()
+            );
+        }
+    }
+
+    pub(crate) fn token(&self, step: &str) -> Token {
+        Token {
+            world: self.world.id,
+            leader: self.leader,
+            attempt: self.attempt.fetch_add(1, Ordering::SeqCst),
+            moving: self.moving,
+            step: step.into(),
+            cell: self.cell.clone(),
+        }
+    }
+
+    pub(crate) async fn call<T: Serialize, R: DeserializeOwned>(
+        &self,
+        b: bool,
+        path: &str,
+        body: &T,
+    ) -> Result<R, Problem> {
+        let side = if b { &self.b } else { &self.a };
+        let answer = self
+            .http
+            .post(format!("http://{}/v1/{path}", side.config.listen))
+            .bearer_auth(SECRET)
+            .json(body)
+            .send()
+            .await
+            .unwrap();
+        if answer.status().is_success() {
+            Ok(answer.json().await.unwrap())
+        } else {
+            Err(answer.json().await.unwrap())
+        }
+    }
+
+    pub(crate) async fn state(&self, b: bool) -> Option<AgentState> {
+        let side = if b { &self.b } else { &self.a };
+        let url = format!("http://{}/v1/state", side.config.listen);
+        self.http.get(url).bearer_auth(SECRET).send().await.ok()?.json().await.ok()
+    }
+
+    pub(crate) async fn place(&self, epoch: u64, holder: Option<&str>) {
+        let placement = Placement {
+            cell: self.cell.clone(),
+            epoch: Epoch(epoch),
+            holder: holder.map(|r| RegionId::new(r).unwrap()),
+            standby: None,
+            phase: if holder.is_some() {
+                Phase::Serving
+            } else {
+                Phase::Closed { reason: domicile_model::ClosedReason::Moving, for_ms: 1000 }
+            },
+            moving: Some(self.moving),
+            witnesses: WitnessSet::of(std::collections::BTreeSet::new()),
+        };
+        let txn = Txn::bare().put(Key::Placement(self.cell.clone()), &placement);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+    }
+
+    pub(crate) async fn fence(&self, epoch: u64, within_ms: u64, force: bool) -> Result<Fenced, Problem> {
+        let order = Fence { token: self.token("fence"), epoch: Epoch(epoch), within_ms, force };
+        self.call(false, "fence", &order).await
+    }
+
+    pub(crate) async fn unfence(&self) -> Result<AgentState, Problem> {
+        self.call(false, "unfence", &Unfence { token: self.token("unfence") }).await
+    }
+
+    pub(crate) async fn promote(
+        &self,
+        epoch: u64,
+        handover: Option<HandoverToken>,
+    ) -> Result<Promoted, Problem> {
+        let order =
+            Promote { token: self.token("promote"), epoch: Epoch(epoch), handover, slot: "standby".into() };
+        self.call(true, "promote", &order).await
+    }
+
+    pub(crate) async fn sql_at(&self, address: SocketAddr, sql: &str) -> Result<String, String> {
+        let (spec, sql) = (self.spec.clone(), sql.to_owned());
+        tokio::task::spawn_blocking(move || {
+            postgres::psql(address, "app", &spec.app_password, &spec.database, &sql)
+                .map_err(|e| e.to_string())
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn sql(&self, b: bool, sql: &str) -> Result<String, String> {
+        self.sql_at(if b { self.b.address() } else { self.a.address() }, sql).await
+    }
+
+    pub(crate) async fn write(&self, b: bool, key: &str) -> Result<String, String> {
+        self.sql(b, &format!("INSERT INTO encounters VALUES ('mercy-health', '{key}', 'body of {key}')"))
+            .await
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for side in [&mut self.a, &mut self.b] {
+            if let Some(task) = side.task.take() {
+                task.abort();
+            }
+            // Whatever became of agent and supervisor, nothing of this rig outlives it.
+            for pid in postgres::processes(&side.config.data_dir) {
+                domicile_chaos_kit::proc::signal(u32::try_from(pid).unwrap(), rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
