@@ -41,6 +41,16 @@ pub struct MoveRequest {
     pub reason: String,
 }
 
+/// `POST /v1/moves/{id}/retry`: a person's answer to a stuck move, with more consent where that was what it lacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct RetryRequest {
+    /// For a forced move: the most transactions that may be lost, instead of what was accepted before.
+    pub accept_loss: Option<u64>,
+    /// For a forced move: an unknown number may be lost.
+    pub accept_unknown: bool,
+}
+
 /// A check before a move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {

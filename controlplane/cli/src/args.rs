@@ -151,6 +151,12 @@ pub enum FailoverVerb {
     Retry {
         /// The move.
         id: MoveId,
+        /// Of a forced move: the most transactions that may be lost, instead of what was accepted before.
+        #[arg(long, value_name = "N")]
+        accept_loss: Option<u64>,
+        /// Of a forced move: accept that part of the loss can't be known.
+        #[arg(long)]
+        accept_unknown: bool,
     },
     /// Turn a move back, where that is still possible.
     Rollback {

@@ -102,8 +102,13 @@ impl Client {
     ///
     /// # Errors
     /// When no server answers with what was asked for.
-    pub async fn verb<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.call(Call { method: Method::POST, path, body: None, key: None, repeatable: false }).await
+    pub async fn verb<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        let body = Some(encode(body)?);
+        self.call(Call { method: Method::POST, path, body, key: None, repeatable: false }).await
     }
 
     /// `POST` with an idempotency key: safe to repeat at another server.

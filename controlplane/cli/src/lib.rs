@@ -21,6 +21,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use domicile_api::moves::RetryRequest;
 
 use args::{
     AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, SuperviseArgs, TenantVerb,
@@ -114,7 +115,10 @@ async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result
         FailoverVerb::Watch { id } => failover::watch::run(*id, client, out).await,
         FailoverVerb::Show { id } => failover::show::run(*id, client, out).await,
         FailoverVerb::List => failover::list::run(client, out).await,
-        FailoverVerb::Retry { id } => verbs::run(Verb::Retry, *id, client, out).await,
+        FailoverVerb::Retry { id, accept_loss, accept_unknown } => {
+            let consent = RetryRequest { accept_loss: *accept_loss, accept_unknown: *accept_unknown };
+            verbs::run(Verb::Retry(consent), *id, client, out).await
+        }
         FailoverVerb::Rollback { id } => verbs::run(Verb::Rollback, *id, client, out).await,
         FailoverVerb::Losses { id } => failover::losses::run(*id, client, out).await,
     }

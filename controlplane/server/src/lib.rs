@@ -1,6 +1,19 @@
 //! The control plane's server: leadership, the HTTP API, `apply`, samplers, and the host of the engine.
+//!
+//! [`serve::Server`] joins them. Reads are answered by every control plane from the registry, changes by the leader
+//! under its fence; `apply` ([`apply`]) changes the fleet and moves nothing, the engine moves cells.
 
+pub mod app;
 pub mod apply;
 pub mod audit;
 pub mod current;
+mod http;
+mod lead;
+pub mod metrics;
 pub mod operators;
+mod samples;
+pub mod serve;
+pub mod views;
+
+pub use operators::{Operator, Operators, OperatorsError};
+pub use serve::{Config, ServeError, Server};

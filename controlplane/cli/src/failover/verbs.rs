@@ -1,6 +1,6 @@
 //! `domicile failover retry|rollback ID`: a person's answer to a move that is stuck.
 
-use domicile_api::moves::MoveView;
+use domicile_api::moves::{MoveView, RetryRequest};
 use domicile_model::MoveId;
 
 use crate::client::Client;
@@ -12,8 +12,8 @@ use crate::out::Out;
 /// What the person says.
 #[derive(Debug, Clone, Copy)]
 pub enum Verb {
-    /// Try the step again.
-    Retry,
+    /// Try the step again, with this consent.
+    Retry(RetryRequest),
     /// Turn back.
     Rollback,
 }
@@ -23,11 +23,11 @@ pub enum Verb {
 /// # Errors
 /// When the move does not exist, is past the point where the verb is possible, or no leader answers.
 pub async fn run(verb: Verb, id: MoveId, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
-    let word = match verb {
-        Verb::Retry => "retry",
-        Verb::Rollback => "rollback",
+    let (word, consent) = match verb {
+        Verb::Retry(consent) => ("retry", consent),
+        Verb::Rollback => ("rollback", RetryRequest::default()),
     };
-    let view: MoveView = client.verb(&format!("/v1/moves/{id}/{word}")).await?;
+    let view: MoveView = client.verb(&format!("/v1/moves/{id}/{word}"), &consent).await?;
     if out.json {
         out.data(&view)?;
     } else {

@@ -1,0 +1,39 @@
+//! Who calls.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use domicile_api::problem::Problem;
+use http::header;
+
+use crate::app::App;
+use crate::http::problem::Refusal;
+
+/// Lets only operators through, and says to the handlers who it is.
+pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let token = given.and_then(|v| v.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+    let why = match token {
+        None => "no operator token came with the request (`Authorization: Bearer …`)",
+        Some((_, token)) => match app.operators.whose(token.trim()) {
+            Some(operator) => {
+                request.extensions_mut().insert(operator);
+                return next.run(request).await;
+            }
+            None => "the operator token that came with the request is not known here",
+        },
+    };
+    app.metrics.unauthorized.inc();
+    let problem = Problem::new(
+        "unauthorized",
+        "Not authorized",
+        401,
+        format!("{why}; control plane {}", app.name),
+    )
+    .hint(
+        "compare its SHA-256 with the file that the control plane was given as --tokens; it is read at start",
+    );
+    Refusal::from(problem).into_response()
+}

@@ -1,0 +1,137 @@
+//! Status, regions, cells, tenants, and `apply`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::{Json, response::IntoResponse, response::Response};
+use domicile_api::problem::{Mistake, Problem};
+use domicile_api::views::{ApplyReport, ApplyRequest, CellView, RegionView, RouteView, Status, TenantView};
+use domicile_model::Tenant;
+use domicile_store::lead::present_leader;
+
+use crate::app::App;
+use crate::apply::{self, Applier};
+use crate::current::Current;
+use crate::http::input;
+use crate::http::problem::{Refusal, missing, no_leader};
+use crate::operators::Operator;
+use crate::views;
+
+pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Status>, Refusal> {
+    let current = app.look().await?;
+    let asked = tokio::time::timeout(std::time::Duration::from_secs(2), present_leader(&*app.store));
+    let leader = match asked.await {
+        Ok(Ok(leader)) => leader.map(|l| l.record.name),
+        // Not known is not "the last one".
+        Ok(Err(_)) | Err(_) => None,
+    };
+    Ok(Json(Status {
+        server: app.name.clone(),
+        leader,
+        revision: current.revision.0,
+        age_ms: u64::try_from(app.clock.now().since(current.asked).as_millis()).unwrap_or(u64::MAX),
+        cells: current.fleet.cells.values().map(|c| cell_view(&app, &current, c)).collect(),
+        routers: current.routers.values().map(views::router).collect(),
+    }))
+}
+
+fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellView {
+    let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
+    views::cell(current, cell, lag)
+}
+
+pub(crate) async fn regions(State(app): State<Arc<App>>) -> Result<Json<Vec<RegionView>>, Refusal> {
+    let current = app.look().await?;
+    Ok(Json(current.fleet.regions.values().map(|r| views::region(&current, r)).collect()))
+}
+
+pub(crate) async fn cells(State(app): State<Arc<App>>) -> Result<Json<Vec<CellView>>, Refusal> {
+    let current = app.look().await?;
+    Ok(Json(current.fleet.cells.values().map(|c| cell_view(&app, &current, c)).collect()))
+}
+
+pub(crate) async fn cell(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<CellView>, Refusal> {
+    let current = app.look().await?;
+    let cell = current.fleet.cells.get(id.as_str()).ok_or_else(|| missing("cell", &id, "cell list"))?;
+    Ok(Json(cell_view(&app, &current, cell)))
+}
+
+pub(crate) async fn tenants(State(app): State<Arc<App>>) -> Result<Json<Vec<TenantView>>, Refusal> {
+    let current = app.look().await?;
+    Ok(Json(current.fleet.tenants.values().map(|t| views::tenant(&current, t)).collect()))
+}
+
+fn find<'a>(current: &'a Current, id: &str) -> Result<&'a Tenant, Refusal> {
+    current.fleet.tenants.get(id).ok_or_else(|| missing("tenant", id, "tenant list"))
+}
+
+pub(crate) async fn tenant(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<TenantView>, Refusal> {
+    let current = app.look().await?;
+    Ok(Json(views::tenant(&current, find(&current, &id)?)))
+}
+
+pub(crate) async fn route(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<RouteView>, Refusal> {
+    let current = app.look().await?;
+    Ok(Json(views::route(&current, find(&current, &id)?)))
+}
+
+/// On the leader only: followers have passed it on.
+pub(crate) async fn apply(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let request: ApplyRequest = input::json(body, input::FILE).await?;
+    let wanted = domicile_config::parse(&request.file, &request.text).map_err(|m| mistaken(&m))?;
+    if request.dry_run {
+        let (plan, current) = apply::look(&*app.store, &app.clock, &wanted, request.prune).await?;
+        let report = ApplyReport { changes: plan.changes, applied: false, revision: current.revision.0 };
+        return Ok(Json(report).into_response());
+    }
+    let led = app.led().ok_or_else(no_leader)?;
+    // Its own task: a client that hangs up does not stop it half way.
+    let task = tokio::spawn(async move {
+        let _turn = app.changes.lock().await;
+        let applier = Applier {
+            store: &*app.store,
+            clock: &app.clock,
+            world: &led.world,
+            leadership: &led.leadership,
+            server: &app.name,
+            by: &by.0,
+        };
+        applier.apply(&wanted, request.prune).await
+    });
+    let report = task.await.map_err(|e| {
+        tracing::error!(error = %e, "apply ended early");
+        Refusal::from(
+            Problem::new("internal", "Internal error", 500, "apply ended early")
+                .hint("see the control plane's log"),
+        )
+    })??;
+    Ok(Json(report).into_response())
+}
+
+fn mistaken(mistakes: &domicile_config::Mistakes) -> Refusal {
+    let n = mistakes.list.len();
+    let detail =
+        format!("{} has {n} mistake{}; nothing was applied", mistakes.file, if n == 1 { "" } else { "s" });
+    let mut problem = Problem::new("mistakes", "Mistakes in the file", 422, detail)
+        .hint("mend them all, then apply again; `domicile check FILE` finds them without a server");
+    problem.mistakes = mistakes
+        .list
+        .iter()
+        .map(|m| Mistake { line: m.line, what: m.what.clone(), hint: m.hint.clone() })
+        .collect();
+    problem.into()
+}

@@ -1,0 +1,95 @@
+//! The HTTP API: reads are answered by every control plane, changes by the leader.
+
+mod auth;
+mod fleet;
+mod forward;
+mod health;
+pub(crate) mod input;
+mod moves;
+mod openapi;
+pub(crate) mod problem;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use domicile_api::problem::Problem;
+
+use crate::app::App;
+use problem::Refusal;
+
+/// How long a request may take, its body included. A stream of events is answered at once and then goes on.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// All routes.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let changes = Router::new()
+        .route("/v1/apply", post(fleet::apply))
+        .route("/v1/moves", post(moves::start))
+        .route("/v1/moves/{id}/retry", post(moves::retry))
+        .route("/v1/moves/{id}/rollback", post(moves::rollback))
+        .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
+    let reads = Router::new()
+        .route("/v1/status", get(fleet::status))
+        .route("/v1/regions", get(fleet::regions))
+        .route("/v1/cells", get(fleet::cells))
+        .route("/v1/cells/{id}", get(fleet::cell))
+        .route("/v1/tenants", get(fleet::tenants))
+        .route("/v1/tenants/{id}", get(fleet::tenant))
+        .route("/v1/tenants/{id}/route", get(fleet::route))
+        .route("/v1/moves", get(moves::list))
+        .route("/v1/moves/plan", post(moves::plan))
+        .route("/v1/moves/{id}", get(moves::show))
+        .route("/v1/moves/{id}/events", get(moves::events))
+        .route("/v1/moves/{id}/losses", get(moves::losses));
+    let known = changes.merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
+    Router::new()
+        .merge(known)
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/v1/openapi.json", get(openapi::document))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(app), bounded))
+        .with_state(Arc::clone(app))
+}
+
+async fn nowhere() -> Refusal {
+    Problem::new("not-found", "Not found", 404, "there is nothing at this path")
+        .hint("the API is described at /v1/openapi.json")
+        .into()
+}
+
+async fn wrong_method() -> Refusal {
+    Problem::new("wrong-method", "Method not allowed", 405, "this path does not take this method")
+        .hint("the API is described at /v1/openapi.json")
+        .into()
+}
+
+/// Bounds the time of every request and counts it.
+async fn bounded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
+    let answer = match tokio::time::timeout(REQUEST, next.run(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Refusal::from(
+            Problem::new(
+                "too-slow",
+                "No answer in time",
+                504,
+                format!("no answer within {} s", REQUEST.as_secs()),
+            )
+            .hint("it may still be done: look at the state before asking again"),
+        )
+        .into_response(),
+    };
+    app.metrics.requests.with_label_values(&[route.as_str(), answer.status().as_str()]).inc();
+    answer
+}

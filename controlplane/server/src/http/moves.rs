@@ -1,0 +1,265 @@
+//! Moves: planned, started, followed, answered.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use domicile_api::agent::LossReport;
+use domicile_api::moves::{MovePlan, MoveRequest, MoveView, RetryRequest};
+use domicile_api::problem::Problem;
+use domicile_engine::MoveError;
+use domicile_engine::engine::Consent;
+use domicile_model::MoveId;
+use domicile_model::clock::pause;
+use domicile_store::StoreError;
+use futures::stream::{self, Stream};
+use http::{HeaderMap, StatusCode, header};
+use sha2::{Digest, Sha256};
+
+use crate::app::App;
+use crate::audit::AuditEntry;
+use crate::http::input;
+use crate::http::problem::{Refusal, bad, missing, no_leader};
+use crate::operators::Operator;
+
+/// Longest idempotency key, in bytes.
+const LONGEST_KEY: usize = 200;
+/// How often a followed move is looked at.
+const LOOK: Duration = Duration::from_millis(150);
+/// Longest life of one stream of events; who wants more connects again.
+const LONGEST_STREAM: Duration = Duration::from_secs(3600);
+
+fn id(text: &str) -> Result<MoveId, Refusal> {
+    text.parse().map_err(|_| missing("move", text, "failover list"))
+}
+
+pub(crate) async fn plan(State(app): State<Arc<App>>, body: Body) -> Result<Json<MovePlan>, Refusal> {
+    let request: MoveRequest = input::json(body, input::SMALL).await?;
+    Ok(Json(app.engine.plan(&request).await?))
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<MoveView>>, Refusal> {
+    let mut moves = app.engine.list().await?;
+    moves.sort_by_key(|m| std::cmp::Reverse(m.created));
+    Ok(Json(moves))
+}
+
+async fn view(app: &App, id: MoveId) -> Result<MoveView, Refusal> {
+    app.engine.view(id).await?.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
+}
+
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Json<MoveView>, Refusal> {
+    Ok(Json(view(&app, id(&text)?).await?))
+}
+
+pub(crate) async fn losses(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Json<LossReport>, Refusal> {
+    let id = id(&text)?;
+    app.engine.losses(id).await?.map(Json).ok_or_else(|| {
+        Problem::new(
+            "no-losses",
+            "No list of losses",
+            409,
+            format!("move {id} has no list of lost transactions: it was planned, or its old primary can't be read yet"),
+        )
+        .hint("the list is made when the old primary answers again; see `domicile failover show`")
+        .into()
+    })
+}
+
+/// On the leader only: followers have passed it on.
+pub(crate) async fn start(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let request: MoveRequest = input::json(body, input::SMALL).await?;
+    let id = match headers.get("idempotency-key") {
+        None => MoveId::new(),
+        Some(key) => keyed(&by, key.as_bytes())?,
+    };
+    let led = app.led().ok_or_else(no_leader)?;
+    // Its own task: a client that hangs up does not leave it half done.
+    let task = tokio::spawn(async move {
+        let _turn = app.changes.lock().await;
+        if let Some(known) = app.engine.view(id).await? {
+            return same(&request, known);
+        }
+        let audit = AuditEntry::now(&by.0, &app.name, "start-move", vec![describe(&request, id)]).write();
+        let started =
+            app.engine.request_as(id, vec![audit], &request, &by.0, &led.leadership, &led.world).await;
+        match started {
+            Ok(_) => view(&app, id).await,
+            // The commit may be applied: look, so that the caller learns which.
+            Err(MoveError::Unconfirmed(_)) => match app.engine.view(id).await? {
+                Some(known) => Ok(known),
+                None => Err(MoveError::Unconfirmed(id).into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    });
+    let view = ended(task.await)??;
+    let location = format!("/v1/moves/{}", view.id);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+fn describe(request: &MoveRequest, id: MoveId) -> String {
+    let reason: String = request.reason.chars().take(500).collect();
+    format!(
+        "move {id}: cell {} to {}{}{}",
+        request.cell,
+        request.to,
+        if request.force { ", forced" } else { "" },
+        if reason.is_empty() { String::new() } else { format!(", because: {reason}") }
+    )
+}
+
+/// The move that this operator's key stands for. The same key of another operator is another move.
+fn keyed(by: &Operator, key: &[u8]) -> Result<MoveId, Refusal> {
+    if key.is_empty() || key.len() > LONGEST_KEY || !key.iter().all(u8::is_ascii_graphic) {
+        return Err(bad("Idempotency-Key must be 1 to 200 visible ASCII characters"));
+    }
+    let mut hash = Sha256::new();
+    hash.update(b"domicile move\0");
+    hash.update(by.0.as_bytes());
+    hash.update(b"\0");
+    hash.update(key);
+    let hash = hash.finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    Ok(MoveId::from_u128(uuid::Builder::from_custom_bytes(bytes).into_uuid().as_u128()))
+}
+
+/// A repeat is answered with the move that stands, if it asks for the same.
+fn same(request: &MoveRequest, known: MoveView) -> Result<MoveView, Refusal> {
+    if known.cell == request.cell && known.to == request.to {
+        return Ok(known);
+    }
+    Err(Problem::new(
+        "key-used",
+        "Idempotency key used",
+        422,
+        format!("this Idempotency-Key started the move of cell {} to {} already", known.cell, known.to),
+    )
+    .hint("use another key for another move")
+    .into())
+}
+
+fn ended<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
+    outcome.map_err(|error| {
+        tracing::error!(%error, "a change ended early");
+        Problem::new("internal", "Internal error", 500, "the change ended early")
+            .hint("see the control plane's log; `domicile failover list` shows whether the move stands")
+            .into()
+    })
+}
+
+pub(crate) async fn retry(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<MoveView>, Refusal> {
+    let id = id(&text)?;
+    let bytes = input::bytes(body, input::SMALL).await?;
+    let wanted: RetryRequest = if bytes.is_empty() {
+        RetryRequest::default()
+    } else {
+        serde_json::from_slice(&bytes)
+            .map_err(|e| bad(format!("the body is not what this path takes: {e}")))?
+    };
+    let consent = Consent { accept_loss: wanted.accept_loss, accept_unknown: wanted.accept_unknown };
+    let led = app.led().ok_or_else(no_leader)?;
+    let task = tokio::spawn(async move {
+        app.engine.retry(id, &by.0, consent, &led.leadership, &led.world).await?;
+        view(&app, id).await
+    });
+    Ok(Json(ended(task.await)??))
+}
+
+pub(crate) async fn rollback(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+) -> Result<Json<MoveView>, Refusal> {
+    let id = id(&text)?;
+    let led = app.led().ok_or_else(no_leader)?;
+    let task = tokio::spawn(async move {
+        app.engine.rollback(id, &by.0, &led.leadership, &led.world).await?;
+        view(&app, id).await
+    });
+    Ok(Json(ended(task.await)??))
+}
+
+/// The move after each change, until it is over.
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Response, Refusal> {
+    let first = view(&app, id(&text)?).await?;
+    let stream = changes(app, first);
+    let alive = KeepAlive::new().interval(Duration::from_secs(10)).text("alive");
+    Ok(Sse::new(stream).keep_alive(alive).into_response())
+}
+
+struct Followed {
+    app: Arc<App>,
+    last: MoveView,
+    said: bool,
+    until: domicile_model::clock::BootTime,
+}
+
+fn changes(app: Arc<App>, first: MoveView) -> impl Stream<Item = Result<Event, Infallible>> {
+    let until = app.clock.now() + LONGEST_STREAM;
+    let start = Followed { app, last: first, said: false, until };
+    stream::unfold(start, |mut at| async move {
+        loop {
+            if !at.said {
+                at.said = true;
+                let data = serde_json::to_string(&at.last).unwrap_or_default();
+                return Some((Ok(Event::default().event("move").data(data)), at));
+            }
+            if at.last.status.is_final() || at.app.clock.now() > at.until {
+                return None;
+            }
+            pause(LOOK).await;
+            match at.app.engine.view(at.last.id).await {
+                Ok(Some(now)) if now != at.last => {
+                    at.last = now;
+                    at.said = false;
+                }
+                // Unchanged, or the registry is away for a moment: what was said still stands.
+                Ok(Some(_)) | Err(MoveError::Store(StoreError::Unavailable { .. })) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stands_for_one_move_of_one_operator() {
+        let ann = Operator("ann".into());
+        let bob = Operator("bob".into());
+        assert_eq!(keyed(&ann, b"k").unwrap(), keyed(&ann, b"k").unwrap());
+        assert_ne!(keyed(&ann, b"k").unwrap(), keyed(&ann, b"l").unwrap());
+        assert_ne!(keyed(&ann, b"k").unwrap(), keyed(&bob, b"k").unwrap());
+        for wrong in [&b""[..], b"a b", "ü".as_bytes(), &[b'x'; 201]] {
+            assert!(keyed(&ann, wrong).is_err());
+        }
+    }
+}

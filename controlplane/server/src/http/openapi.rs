@@ -1,0 +1,150 @@
+//! The description of the API, for people and generators.
+
+use axum::Json;
+use domicile_api::problem::CONTENT_TYPE;
+use serde_json::{Map, Value, json};
+
+/// Method, path, what it does, body, and whether the leader answers.
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 16] = [
+    ("get", "/v1/status", "Who serves what now.", None),
+    ("get", "/v1/regions", "All regions.", None),
+    ("get", "/v1/cells", "All cells.", None),
+    ("get", "/v1/cells/{id}", "One cell.", None),
+    ("get", "/v1/tenants", "All tenants.", None),
+    ("get", "/v1/tenants/{id}", "One tenant.", None),
+    ("get", "/v1/tenants/{id}/route", "Where a request of the tenant goes now, and why.", None),
+    (
+        "post",
+        "/v1/apply",
+        "Brings the registry to what a regions.toml says. Moves nothing.",
+        Some("ApplyRequest"),
+    ),
+    ("post", "/v1/moves/plan", "What a move would do. Changes nothing.", Some("MoveRequest")),
+    ("post", "/v1/moves", "Starts a move. Safe to repeat with an Idempotency-Key.", Some("MoveRequest")),
+    ("get", "/v1/moves", "All moves, newest first.", None),
+    ("get", "/v1/moves/{id}", "One move with its log and what was measured.", None),
+    (
+        "get",
+        "/v1/moves/{id}/events",
+        "Server-sent events: the move after each change, until it is over.",
+        None,
+    ),
+    ("post", "/v1/moves/{id}/retry", "Lets a stuck move try its step again.", Some("RetryRequest")),
+    ("post", "/v1/moves/{id}/rollback", "Turns a stuck move back, before its intent to promote.", None),
+    ("get", "/v1/moves/{id}/losses", "The transactions that a forced move lost.", None),
+];
+
+/// The document.
+pub(crate) async fn document() -> Json<Value> {
+    Json(build())
+}
+
+fn build() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for (method, path, summary, body) in OPERATIONS {
+        let mut operation = json!({
+            "summary": summary,
+            "responses": {
+                "2XX": { "description": "Done, or what was asked for.", "content": { "application/json": {} } },
+                "default": {
+                    "description": "What went wrong, and what to do next.",
+                    "content": { CONTENT_TYPE: { "schema": { "$ref": "#/components/schemas/Problem" } } },
+                },
+            },
+        });
+        if path.contains("{id}") {
+            operation["parameters"] = json!([
+                { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }
+            ]);
+        }
+        if let Some(body) = body {
+            let schema = format!("#/components/schemas/{body}");
+            operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": { "$ref": schema } } } });
+        }
+        let entry = paths.entry(path).or_insert_with(|| json!({}));
+        entry[method] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Domicile control plane",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Reads are answered by every control plane, changes are passed on to the leader.",
+        },
+        "security": [{ "operator": [] }],
+        "paths": paths,
+        "components": {
+            "securitySchemes": { "operator": { "type": "http", "scheme": "bearer" } },
+            "schemas": schemas(),
+        },
+    })
+}
+
+fn schemas() -> Value {
+    let text = json!({ "type": "string" });
+    let flag = json!({ "type": "boolean", "default": false });
+    let count = json!({ "type": ["integer", "null"], "minimum": 0 });
+    json!({
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": text, "title": text, "status": { "type": "integer" }, "detail": text, "hint": text,
+                "mistakes": { "type": "array", "items": {
+                    "type": "object",
+                    "properties": { "line": { "type": ["integer", "null"] }, "what": text, "hint": text },
+                } },
+            },
+        },
+        "ApplyRequest": {
+            "type": "object",
+            "required": ["file", "text"],
+            "properties": { "file": text, "text": text, "dry_run": flag, "prune": flag },
+        },
+        "MoveRequest": {
+            "type": "object",
+            "required": ["cell", "to"],
+            "properties": {
+                "cell": text, "to": text, "force": flag, "accept_loss": count, "accept_unknown": flag,
+                "tenants": { "type": "array", "items": text }, "reason": text,
+            },
+        },
+        "RetryRequest": {
+            "type": "object",
+            "properties": { "accept_loss": count, "accept_unknown": flag },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domicile_api::moves::{MoveRequest, RetryRequest};
+    use domicile_api::views::ApplyRequest;
+
+    fn names(value: &Value) -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_document_names_every_field_that_is_taken() {
+        let schemas = schemas();
+        let apply = ApplyRequest { file: String::new(), text: String::new(), dry_run: false, prune: false };
+        let start = MoveRequest {
+            cell: "c".parse().unwrap(),
+            to: "r".parse().unwrap(),
+            force: false,
+            accept_loss: None,
+            accept_unknown: false,
+            tenants: Vec::new(),
+            reason: String::new(),
+        };
+        for (name, value) in [
+            ("ApplyRequest", serde_json::to_value(apply).unwrap()),
+            ("MoveRequest", serde_json::to_value(start).unwrap()),
+            ("RetryRequest", serde_json::to_value(RetryRequest::default()).unwrap()),
+        ] {
+            assert_eq!(names(&schemas[name]["properties"]), names(&value), "{name}");
+        }
+    }
+}

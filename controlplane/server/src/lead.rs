@@ -1,0 +1,157 @@
+//! Leadership: several control planes run, one leads, and only while it leads does it move anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_engine::{LeadEnd, witnesses};
+use domicile_model::clock::pause;
+use domicile_model::{FenceConstants, World};
+use domicile_store::lead::{Candidate, LeadError, Reign};
+use domicile_store::world::init_world;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, Led};
+
+/// How often the leader looks for cells without witnesses.
+const RECONCILE: Duration = Duration::from_secs(1);
+/// Between two tries to reach a registry that can't be used.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long a resignation may take; after that the lease runs out by itself.
+const RESIGN: Duration = Duration::from_secs(1);
+
+/// What leading needs besides [`App`].
+pub(crate) struct Ambition {
+    /// Where others pass changes on to.
+    pub(crate) address: std::net::SocketAddr,
+    /// Life of the lease.
+    pub(crate) lease: Duration,
+    /// For a registry that has no world yet.
+    pub(crate) constants: FenceConstants,
+}
+
+/// Campaigns and leads, over and over, until told to stop. Never ends because the registry is away.
+pub(crate) async fn run(
+    app: &Arc<App>,
+    ambition: &Ambition,
+    leading: &watch::Sender<Option<Arc<Led>>>,
+    cancel: &CancellationToken,
+) {
+    while !cancel.is_cancelled() {
+        let Some(reign) = rise(app, ambition, cancel).await else { continue };
+        let led = Led { leadership: reign.leadership().clone(), world: reign.world().clone() };
+        tracing::info!(name = app.name, fence = %led.leadership.fence.0, "this control plane leads");
+        app.metrics.leading.set(1);
+        app.metrics.elected.inc();
+        leading.send_replace(Some(Arc::new(led.clone())));
+        govern(app, &reign, led, leading, cancel).await;
+        app.metrics.leading.set(0);
+        if tokio::time::timeout(RESIGN, reign.resign()).await.is_err() {
+            tracing::info!("the resignation was not confirmed; the lease runs out by itself");
+        }
+    }
+}
+
+/// Becomes the leader; none when told to stop, or when it has to begin again.
+async fn rise(app: &App, ambition: &Ambition, cancel: &CancellationToken) -> Option<Reign> {
+    let world = tokio::select! {
+        () = cancel.cancelled() => return None,
+        world = world(app, ambition.constants) => world,
+    };
+    let candidate = Candidate::new(
+        Arc::clone(&app.store),
+        app.clock.clone(),
+        world,
+        &*app.name,
+        ambition.address,
+        ambition.lease,
+    );
+    let risen = tokio::select! {
+        () = cancel.cancelled() => return None,
+        risen = candidate.campaign() => risen,
+    };
+    match risen {
+        Ok(reign) => Some(reign),
+        Err(error) => {
+            match error {
+                LeadError::AnotherWorld => tracing::warn!("the registry has become another world"),
+                error => tracing::error!(error = chain(&error), "leading is not possible"),
+            }
+            pause(AGAIN).await;
+            None
+        }
+    }
+}
+
+/// The registry's world, made if there is none; asked for until it is there.
+async fn world(app: &App, constants: FenceConstants) -> World {
+    loop {
+        match init_world(&*app.store, constants).await {
+            Ok(world) => return world,
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the registry can't be used yet; reads and traffic go on"
+                );
+                pause(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Does a leader's work until the reign ends. The engine has stopped when this returns.
+async fn govern(
+    app: &Arc<App>,
+    reign: &Reign,
+    led: Led,
+    leading: &watch::Sender<Option<Arc<Led>>>,
+    cancel: &CancellationToken,
+) {
+    let stop = cancel.child_token();
+    let moves = app.engine.lead(led.leadership.clone(), led.world.clone(), stop.clone());
+    tokio::pin!(moves);
+    let ended = tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        ended = reign.hold() => {
+            tracing::warn!(why = %ended, "this control plane leads no more");
+            None
+        }
+        end = &mut moves => Some(end),
+        () = reconcile(app, &led) => None,
+    };
+    // First nobody here is told any more that this one leads, then the work stops.
+    leading.send_replace(None);
+    stop.cancel();
+    let end = match ended {
+        Some(end) => end,
+        None => moves.await,
+    };
+    if let LeadEnd::Deposed(why) = end {
+        tracing::warn!(why, "another control plane leads");
+    }
+}
+
+/// Gives witnesses to cells that have none. Takes no input, repeats, and keeps no state.
+async fn reconcile(app: &App, led: &Led) {
+    loop {
+        match witnesses::assign(&*app.store, &led.leadership, &led.world).await {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(cells = n, "gave witnesses to cells"),
+            Err(error) => tracing::warn!(error = chain(&error), "cells without witnesses stay so for now"),
+        }
+        pause(RECONCILE).await;
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(source) = at {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        at = source.source();
+    }
+    text
+}

@@ -1,0 +1,55 @@
+//! What the control plane counts. Labels are bounded: routes and status classes, never tenants.
+
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// The counts of one control plane.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// 1 while this one leads.
+    pub leading: IntGauge,
+    /// How often it became the leader.
+    pub elected: IntCounter,
+    /// Requests by route and status.
+    pub requests: IntCounterVec,
+    /// Requests whose token was missing or wrong.
+    pub unauthorized: IntCounter,
+    /// Changes passed on to the leader.
+    pub forwarded: IntCounter,
+}
+
+impl Metrics {
+    /// With everything at zero.
+    ///
+    /// # Errors
+    /// Never: the names are fixed and differ.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let leading = IntGauge::new("domicile_control_leading", "1 while this control plane leads")?;
+        let elected = IntCounter::new("domicile_control_elected_total", "times this one became the leader")?;
+        let requests = IntCounterVec::new(
+            Opts::new("domicile_control_requests_total", "requests by route and status"),
+            &["route", "status"],
+        )?;
+        let unauthorized =
+            IntCounter::new("domicile_control_unauthorized_total", "requests with a missing or wrong token")?;
+        let forwarded =
+            IntCounter::new("domicile_control_forwarded_total", "changes passed on to the leader")?;
+        registry.register(Box::new(leading.clone()))?;
+        registry.register(Box::new(elected.clone()))?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(unauthorized.clone()))?;
+        registry.register(Box::new(forwarded.clone()))?;
+        Ok(Self { registry, leading, elected, requests, unauthorized, forwarded })
+    }
+
+    /// In Prometheus' text form.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut bytes) {
+            tracing::warn!(%error, "the metrics can't be shown");
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
