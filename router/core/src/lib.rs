@@ -4,6 +4,7 @@
 //! what a witness may say depends on what is on its disk. The proxy around it is `domicile-router`.
 
 pub mod admit;
+pub mod bearer;
 pub mod errors;
 pub mod headers;
 pub mod hold;

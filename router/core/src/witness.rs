@@ -136,7 +136,7 @@ impl WitnessBook {
     }
 
     /// Placements that the table has applied, with the highest revision among them. On disk when this returns; only
-    /// then may `quiet` begin to count for that revision.
+    /// then may `quiet` begin to count for that revision: `now` is asked after the disk has them.
     ///
     /// # Errors
     /// When the disk does not take them. The witness must not answer then: see [`WitnessBook::verdict`].
@@ -145,7 +145,7 @@ impl WitnessBook {
         world: WorldId,
         placements: impl Iterator<Item = &'a Placement>,
         up_to: Revision,
-        now: BootTime,
+        now: impl FnOnce() -> BootTime,
     ) -> Result<(), JournalError> {
         let mut lines = Vec::new();
         let mut count = 0;
@@ -174,7 +174,7 @@ impl WitnessBook {
                 *journal = rewrite(&journal.path, self.world, &self.known)?;
             }
         }
-        self.quiet.applied(up_to, now);
+        self.quiet.applied(up_to, now());
         Ok(())
     }
 
@@ -326,7 +326,7 @@ mod tests {
     }
 
     fn learn(book: &mut WitnessBook, p: &Placement, revision: i64, now: BootTime) {
-        book.learn(world(), std::iter::once(p), Revision(revision), now).unwrap();
+        book.learn(world(), std::iter::once(p), Revision(revision), || now).unwrap();
     }
 
     #[test]
@@ -376,7 +376,7 @@ mod tests {
         learn(&mut book, &placement(3, Some("a")), 5, at(0));
         book.verified();
         assert!(says(&book, 3, "a"));
-        book.learn(WorldId::from_u128(2), std::iter::empty(), Revision(1), at(1)).unwrap();
+        book.learn(WorldId::from_u128(2), std::iter::empty(), Revision(1), || at(1)).unwrap();
         assert!(!says(&book, 3, "a"));
     }
 

@@ -1,1 +1,15 @@
-//! The edge and gate proxy on Pingora.
+//! The router: edges take user traffic anywhere, gates stand in front of the application. On Pingora.
+//!
+//! [`config`] says what it is told, [`app`] puts it together and runs it, [`serve`] is the way of a request,
+//! [`loops`] keep proofs, acknowledgements and the witness's memory up to date, [`doors`] are the admin and the peer
+//! listener. Decisions are in `domicile-router-core`.
+
+pub mod access_log;
+pub mod app;
+pub mod config;
+pub mod doors;
+pub mod hold;
+pub mod loops;
+pub mod metrics;
+pub mod serve;
+pub mod state;

@@ -1,0 +1,383 @@
+//! What the router is told: arguments, and a TOML file with the same names. Arguments win.
+//!
+//! Nothing is bound or connected here, and all mistakes are reported at once.
+
+pub mod cidr;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use domicile_model::links::AddressMap;
+use domicile_model::{RegionId, Role, RouterId, SecretRef};
+use domicile_router_core::hold::Limits;
+use domicile_store_etcd::EtcdConfig;
+use serde::Deserialize;
+
+use cidr::Cidr;
+
+/// Routes every tenant's requests to the region that serves it.
+#[derive(Debug, Clone, Default, Parser, Deserialize)]
+#[command(name = "domicile-router", version, about)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Given {
+    /// A TOML file with the same names as these options; what is given here wins over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// `edge`: takes user traffic anywhere. `gate`: stands in front of the application in a region [default: edge]
+    #[arg(long)]
+    pub role: Option<String>,
+    /// Fixed name of this router; needed with an etcd registry
+    #[arg(long)]
+    pub id: Option<String>,
+    /// The region that it runs in; needed for a gate and with an etcd registry
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Where the fleet is described: `etcd://host:port,host:port[/prefix]` or `file:regions.toml`
+    #[arg(long)]
+    pub registry: Option<String>,
+    /// Where it takes traffic, `ip:port`
+    #[arg(long)]
+    pub listen: Option<String>,
+    /// Where it shows its state: /livez, /readyz, /metrics, /routes, /table, /inflight
+    #[arg(long)]
+    pub admin: Option<String>,
+    /// Where it answers other gates and agents about proofs; needed to be a witness
+    #[arg(long)]
+    pub peer: Option<String>,
+    /// A JSON object from addresses in the registry to the addresses to dial from here
+    #[arg(long, value_name = "FILE")]
+    pub links: Option<PathBuf>,
+    /// A folder for what must survive a restart: the last good table and the witness's memory
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Worker threads for traffic [default: 2]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// A JSON line per request goes here; `off` for none [default: off]
+    #[arg(long, value_name = "FILE|off")]
+    pub access_log: Option<String>,
+    /// Networks whose `Domicile-*` headers are believed, separated by commas [default: none for an edge, loopback for
+    /// a gate]
+    #[arg(long, value_name = "CIDR,…")]
+    pub trusted_networks: Option<String>,
+    /// The secret shared by routers and agents: `file:/path` or `env:NAME`
+    #[arg(long, value_name = "REF")]
+    pub peer_secret: Option<String>,
+    /// How many requests may wait for a move at once [default: 10000]
+    #[arg(long)]
+    pub hold_max: Option<usize>,
+    /// How many of a cell's waiting requests may be on their way at once after a move [default: 64]
+    #[arg(long)]
+    pub hold_ramp: Option<usize>,
+    /// Milliseconds that the application may take between two pieces of an answer [default: 60000]
+    #[arg(long)]
+    pub upstream_timeout_ms: Option<u64>,
+    /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
+    #[arg(long)]
+    pub drain_ms: Option<u64>,
+}
+
+/// A registry that a router can follow.
+#[derive(Debug, Clone)]
+pub enum Registry {
+    /// An etcd cluster.
+    Etcd(EtcdConfig),
+    /// `regions.toml` itself. One process decides; there are no proofs.
+    File(PathBuf),
+}
+
+/// What the router is to do, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Edge or gate.
+    pub role: Role,
+    /// Fixed name.
+    pub id: RouterId,
+    /// Where it runs.
+    pub region: RegionId,
+    /// Where the fleet is described.
+    pub registry: Registry,
+    /// Traffic.
+    pub listen: SocketAddr,
+    /// State, for people and probes.
+    pub admin: SocketAddr,
+    /// Gates and agents.
+    pub peer: Option<SocketAddr>,
+    /// Addresses as seen from here.
+    pub links: AddressMap,
+    /// What survives a restart.
+    pub state: Option<PathBuf>,
+    /// Worker threads for traffic.
+    pub threads: usize,
+    /// The access log's file.
+    pub access_log: Option<PathBuf>,
+    /// Whose headers are believed.
+    pub trusted: Vec<Cidr>,
+    /// Shared by routers and agents. Read once, at the start.
+    pub peer_secret: Option<SecretRef>,
+    /// Bounds of waiting requests.
+    pub hold: Limits,
+    /// Between two pieces of an answer.
+    pub upstream_timeout: Duration,
+    /// Between not ready and closed.
+    pub drain: Duration,
+    /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
+    #[doc(hidden)]
+    pub sabotage: Sabotage,
+}
+
+/// How a test breaks the router.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sabotage {
+    /// Not at all.
+    #[default]
+    None,
+    /// A gate lets answers out without looking at its proof again.
+    AnswersUnchecked,
+}
+
+/// Everything that is wrong with what was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Mistakes(pub Vec<String>);
+
+/// The largest file that is read as configuration, in bytes.
+const MOST_BYTES: u64 = 1 << 20;
+
+impl Given {
+    /// What stands here, and where nothing does, what stands there.
+    #[must_use]
+    fn over(self, other: Self) -> Self {
+        Self {
+            config: self.config,
+            role: self.role.or(other.role),
+            id: self.id.or(other.id),
+            region: self.region.or(other.region),
+            registry: self.registry.or(other.registry),
+            listen: self.listen.or(other.listen),
+            admin: self.admin.or(other.admin),
+            peer: self.peer.or(other.peer),
+            links: self.links.or(other.links),
+            state: self.state.or(other.state),
+            threads: self.threads.or(other.threads),
+            access_log: self.access_log.or(other.access_log),
+            trusted_networks: self.trusted_networks.or(other.trusted_networks),
+            peer_secret: self.peer_secret.or(other.peer_secret),
+            hold_max: self.hold_max.or(other.hold_max),
+            hold_ramp: self.hold_ramp.or(other.hold_ramp),
+            upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
+            drain_ms: self.drain_ms.or(other.drain_ms),
+        }
+    }
+}
+
+/// Reads a file that is bounded in size.
+fn read(path: &std::path::Path) -> Result<String, String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|f| f.take(MOST_BYTES).read_to_string(&mut text))
+        .map_err(|e| format!("{}: can't be read: {e}", path.display()))?;
+    Ok(text)
+}
+
+/// Checks what was given.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn parse(given: Given) -> Result<Config, Mistakes> {
+    let mut wrong = Vec::new();
+    let given = match &given.config {
+        None => given,
+        Some(path) => match read(path)
+            .and_then(|text| toml::from_str::<Given>(&text).map_err(|e| format!("{}: {e}", path.display())))
+        {
+            Ok(file) => given.over(file),
+            Err(why) => return Err(Mistakes(vec![why])),
+        },
+    };
+    let mut note = |name: &str, why: String| wrong.push(format!("--{name}: {why}"));
+
+    let role = match given.role.as_deref() {
+        None | Some("edge") => Role::Edge,
+        Some("gate") => Role::Gate,
+        Some(_) => {
+            note("role", "write `edge` or `gate`".into());
+            Role::Edge
+        }
+    };
+    let registry = match given.registry.as_deref() {
+        None => Err("say where the fleet is described: `etcd://host:port` or `file:regions.toml`".to_owned()),
+        Some(text) => match text.strip_prefix("file:") {
+            Some("") => Err("name the file: `file:regions.toml`".to_owned()),
+            Some(path) => Ok(Registry::File(PathBuf::from(path))),
+            None => {
+                text.parse().map(Registry::Etcd).map_err(|e: domicile_store_etcd::ConfigError| e.to_string())
+            }
+        },
+    };
+    let registry = registry.map_err(|why| note("registry", why)).ok();
+    let alone = matches!(registry, Some(Registry::File(_)));
+
+    let id = match given.id.as_deref() {
+        Some(id) => RouterId::new(id).map_err(|e| note("id", e.to_string())).ok(),
+        None if alone => RouterId::new("router").ok(),
+        None => {
+            note("id", "a router of an etcd registry needs a fixed name".into());
+            None
+        }
+    };
+    let region = match given.region.as_deref() {
+        Some(region) => RegionId::new(region).map_err(|e| note("region", e.to_string())).ok(),
+        None if alone && role == Role::Edge => RegionId::new("here").ok(),
+        None => {
+            note("region", "say in which region this router runs".into());
+            None
+        }
+    };
+    let mut address = |name: &str, text: Option<&str>, default: Option<&str>| {
+        let Some(text) = text.or(default) else {
+            note(name, "write an address, `ip:port`".into());
+            return None;
+        };
+        text.parse::<SocketAddr>().map_err(|_| note(name, "write an address, `ip:port`".into())).ok()
+    };
+    let listen = address("listen", given.listen.as_deref(), None);
+    let admin = address("admin", given.admin.as_deref(), Some("127.0.0.1:9080"));
+    let peer = given.peer.as_deref().and_then(|p| address("peer", Some(p), None));
+
+    let links = match given.links.as_deref().map(|path| {
+        read(path).and_then(|t| AddressMap::from_json(&t).map_err(|e| format!("{}: {e}", path.display())))
+    }) {
+        None => AddressMap::default(),
+        Some(Ok(map)) => map,
+        Some(Err(why)) => {
+            note("links", why);
+            AddressMap::default()
+        }
+    };
+    let networks = given.trusted_networks.as_deref();
+    let networks = networks.unwrap_or(if role == Role::Gate { "127.0.0.0/8,::1" } else { "" });
+    let mut trusted = Vec::new();
+    for text in networks.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+        match text.parse() {
+            Ok(net) => trusted.push(net),
+            Err(why) => note("trusted-networks", why),
+        }
+    }
+    let peer_secret = match given.peer_secret.as_deref().map(SecretRef::new) {
+        None => None,
+        Some(Ok(secret)) => {
+            if let Err(why) = secret.read() {
+                note("peer-secret", why.to_string());
+            }
+            Some(secret)
+        }
+        Some(Err(why)) => {
+            note("peer-secret", why.to_string());
+            None
+        }
+    };
+    if peer.is_some() && given.peer_secret.is_none() {
+        note("peer-secret", "whoever answers peers needs the secret that they share".into());
+    }
+    let mut bounded = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
+        let value = value.unwrap_or(default);
+        if !(least..=most).contains(&value) {
+            note(name, format!("write a number from {least} to {most}"));
+        }
+        value.clamp(least, most)
+    };
+    let wide = |n: Option<usize>| n.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+    let threads = bounded("threads", wide(given.threads), 2, 1, 256);
+    let requests = bounded("hold-max", wide(given.hold_max), 10_000, 1, 1_000_000);
+    let ramp = bounded("hold-ramp", wide(given.hold_ramp), 64, 1, 100_000);
+    let upstream = bounded("upstream-timeout-ms", given.upstream_timeout_ms, 60_000, 10, 3_600_000);
+    let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
+    let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+
+    match (id, region, registry, listen, admin) {
+        (Some(id), Some(region), Some(registry), Some(listen), Some(admin)) if wrong.is_empty() => {
+            Ok(Config {
+                role,
+                id,
+                region,
+                registry,
+                listen,
+                admin,
+                peer,
+                links,
+                state: given.state,
+                threads: narrow(threads),
+                access_log: given.access_log.filter(|a| a != "off").map(PathBuf::from),
+                trusted,
+                peer_secret,
+                hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
+                upstream_timeout: Duration::from_millis(upstream),
+                drain: Duration::from_millis(drain),
+                sabotage: Sabotage::None,
+            })
+        }
+        _ => Err(Mistakes(wrong)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(args: &[&str]) -> Given {
+        Given::try_parse_from(std::iter::once(&"domicile-router").chain(args)).unwrap()
+    }
+
+    #[test]
+    fn a_file_registry_and_a_listener_are_enough() {
+        let c = parse(given(&["--registry", "file:regions.toml", "--listen", "127.0.0.1:8080"])).unwrap();
+        assert!(matches!(c.registry, Registry::File(_)) && c.role == Role::Edge && c.trusted.is_empty());
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        let bad = given(&[
+            "--role",
+            "door",
+            "--registry",
+            "etcd://",
+            "--listen",
+            "here",
+            "--id",
+            "A B",
+            "--peer",
+            "127.0.0.1:1",
+            "--trusted-networks",
+            "10.0.0.0/99",
+            "--peer-secret",
+            "hunter2",
+            "--threads",
+            "0",
+        ]);
+        let Err(Mistakes(wrong)) = parse(bad) else { panic!("accepted") };
+        for name in
+            ["role", "registry", "listen", "id", "region", "trusted-networks", "peer-secret", "threads"]
+        {
+            assert!(wrong.iter().any(|w| w.starts_with(&format!("--{name}:"))), "{name} in {wrong:?}");
+        }
+        assert!(!wrong.join("").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_file_gives_the_same_and_arguments_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("router.toml");
+        std::fs::write(&path, "registry = \"file:a\"\nlisten = \"127.0.0.1:1\"\nhold-max = 7\n").unwrap();
+        let path = path.to_str().unwrap();
+        let c = parse(given(&["--config", path, "--listen", "127.0.0.1:2"])).unwrap();
+        assert_eq!((c.listen.port(), c.hold.requests), (2, 7));
+        std::fs::write(path, "registry = \"file:a\"\nlisen = \"x\"\n").unwrap();
+        assert!(parse(given(&["--config", path])).unwrap_err().to_string().contains("lisen"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Acknowledgements: `routers/<id>`, under a lease, says which revision this router has applied and which cells in
+//! transition still have requests in flight here. Moves wait for it, so it comes at once.
+//!
+//! Written only while the table is fresh and the own listener answers: a router that can't hear or can't serve must
+//! drop out of the list by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_mirror::{RoutingTable, Source};
+use domicile_model::clock::{BootTime, pause};
+use domicile_model::{BusyCell, Phase, Revision, RouterState, World};
+use domicile_store::{Commit, Key, LeaseId, StoreError, Txn};
+use tokio::sync::watch;
+
+use crate::serve::{PROBE_HEADER, PROBE_PATH};
+use crate::state::Shared;
+
+/// Life of the lease. No safety rests on it.
+const TTL: Duration = Duration::from_secs(3);
+/// A table without a sign of life for this long is not fresh.
+const FRESH: Duration = Duration::from_secs(4);
+/// A probe that old says nothing any more.
+const PROBED: Duration = Duration::from_secs(2);
+/// Between two probes.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+/// What was said last, as far as somebody waits for it. The applied revision alone is not among it: every router's
+/// acknowledgement raises it, and answering those would never end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    world: World,
+    placements: Revision,
+    busy: BTreeSet<BusyCell>,
+}
+
+/// Acknowledges for as long as the router lives.
+pub async fn run(shared: Arc<Shared>, client: reqwest::Client) {
+    let probed = watch::Sender::new(None);
+    let mut probes = probed.subscribe();
+    let ack = acknowledge(&shared, &mut probes);
+    tokio::join!(ack, probe(&shared, &client, &probed));
+}
+
+async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTime>>) {
+    let mut tables = shared.mirror.subscribe();
+    let mut lease = None;
+    let mut last: Option<(Said, BootTime)> = None;
+    let mut failing = false;
+    loop {
+        tables.mark_unchanged();
+        probes.mark_unchanged();
+        let fresh = shared.mirror.freshness();
+        let now = shared.now();
+        let alive = fresh.source == Source::Live
+            && fresh.age.is_some_and(|age| age < FRESH)
+            && probes.borrow().is_some_and(|at| now.since(at) < PROBED);
+        let table = shared.table();
+        if let Some(said) = said(shared, &table).filter(|_| alive) {
+            let renew = last.as_ref().is_none_or(|(_, at)| now.since(*at) >= TTL / 3);
+            if renew || last.as_ref().is_none_or(|(old, _)| *old != said) {
+                match write(shared, &mut lease, &table, &said, renew).await {
+                    Ok(()) => {
+                        shared.metrics.acks.inc();
+                        last = Some((said, now));
+                        failing = false;
+                    }
+                    Err(why) => {
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(%why, "this router's state could not be written");
+                        }
+                        last = None;
+                        pause(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            changed = tables.changed() => if changed.is_err() { return },
+            () = shared.idle.notified() => {}
+            _ = probes.changed(), if !alive => {}
+            () = pause(TTL / 3) => {}
+        }
+    }
+}
+
+/// What is to be said for this table. The table was loaded before; the counts are read now.
+fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
+    let world = table.world()?.clone();
+    let applied = table.applied();
+    let moving: Vec<_> = table
+        .placements()
+        .filter(|p| p.placement.phase != Phase::Serving)
+        .map(|p| &p.placement.cell)
+        .collect();
+    if !moving.is_empty() {
+        shared.inflight.await_idle();
+    }
+    let busy = moving
+        .into_iter()
+        .map(|cell| BusyCell { cell: cell.clone(), in_flight: shared.inflight.count(cell) })
+        .filter(|b| b.in_flight > 0)
+        .collect();
+    let placements =
+        table.placements().map(|p| p.modified).filter(|m| *m <= applied).max().unwrap_or(Revision::ZERO);
+    Some(Said { world, placements, busy })
+}
+
+async fn write(
+    shared: &Shared,
+    lease: &mut Option<LeaseId>,
+    table: &RoutingTable,
+    said: &Said,
+    renew: bool,
+) -> Result<(), StoreError> {
+    let id = match *lease {
+        Some(id) => {
+            if renew && let Err(error) = shared.store.keep_alive(id).await {
+                *lease = None;
+                return Err(error);
+            }
+            id
+        }
+        None => *lease.insert(shared.store.grant(TTL).await?),
+    };
+    let config = &shared.config;
+    let state = RouterState {
+        id: config.id.clone(),
+        role: config.role,
+        region: config.region.clone(),
+        boot: shared.boot,
+        world: said.world.id,
+        applied: table.applied(),
+        busy: said.busy.clone(),
+        listen: config.listen,
+    };
+    let txn = Txn::in_world(&said.world).put_leased(Key::Router(config.id.clone()), &state, id);
+    match shared.store.commit(txn).await {
+        Ok(Commit::Done(_)) => Ok(()),
+        Ok(Commit::Refused { .. }) => {
+            shared.mirror.relist();
+            Err(StoreError::Refused("the registry is another world than the table's".into()))
+        }
+        Err(error) => {
+            if matches!(error, StoreError::LeaseLost) {
+                *lease = None;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Asks the own listener whether it serves.
+async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<Option<BootTime>>) {
+    let mut address = shared.config.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    let url = format!("http://{address}{PROBE_PATH}");
+    loop {
+        let asked = shared.now();
+        let answer = client.get(&url).header(PROBE_HEADER, &shared.probe_token).timeout(PROBED).send().await;
+        let good = answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT);
+        if good {
+            seen.send_replace(Some(asked));
+        }
+        // At the start the listener comes a moment later.
+        let pace = if seen.borrow().is_none() { PROBE_EVERY / 10 } else { PROBE_EVERY };
+        pause(pace).await;
+    }
+}

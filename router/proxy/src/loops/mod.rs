@@ -1,0 +1,6 @@
+//! What runs beside the requests: proofs, acknowledgements, and the witness's memory.
+
+pub mod acks;
+pub mod proofs;
+pub mod vouchers;
+pub mod witness;

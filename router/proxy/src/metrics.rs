@@ -1,0 +1,146 @@
+//! Numbers for Prometheus. Labels are bounded: no tenant, host, path or address is ever one.
+
+use domicile_router_core::Cause;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// All numbers of one router.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by class of status and cause.
+    pub requests: IntCounterVec,
+    /// Requests that waited for a move.
+    pub held: IntCounter,
+    /// Requests that wait now.
+    pub holding: IntGauge,
+    /// How long requests waited, in seconds.
+    pub hold_seconds: Histogram,
+    /// How long requests took in all, in seconds.
+    pub seconds: Histogram,
+    /// 421 answers that were followed.
+    pub follows: IntCounter,
+    /// Held or unrepeatable requests that a gate sent on to another region's gate.
+    pub relays: IntCounter,
+    /// Connections that were refused and tried at the region's next address.
+    pub next_address: IntCounter,
+    /// Answers cut for want of a proof, or because their epoch had passed.
+    pub cut: IntCounter,
+    /// Lines of the access log that did not fit into the queue.
+    pub log_dropped: IntCounter,
+    /// Milliseconds since the registry's last sign of life; -1 without a table.
+    pub table_age_ms: IntGauge,
+    /// The applied revision.
+    pub table_revision: IntGauge,
+    /// Milliseconds since the registry proof in hand was asked for; -1 without one.
+    pub proof_age_ms: IntGauge,
+    /// Proofs taken from witnesses.
+    pub witness_proofs: IntCounter,
+    /// Acknowledgements written.
+    pub acks: IntCounter,
+}
+
+impl Metrics {
+    /// All at zero.
+    ///
+    /// # Errors
+    /// When two have one name: a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            let c = IntCounter::new(name, help)?;
+            registry.register(Box::new(c.clone()))?;
+            Ok::<_, prometheus::Error>(c)
+        };
+        let gauge = |name: &str, help: &str| {
+            let g = IntGauge::new(name, help)?;
+            registry.register(Box::new(g.clone()))?;
+            Ok::<_, prometheus::Error>(g)
+        };
+        let seconds = |name: &str, help: &str| {
+            let buckets =
+                vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+            let h = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(h.clone()))?;
+            Ok::<_, prometheus::Error>(h)
+        };
+        let requests = IntCounterVec::new(
+            Opts::new("domicile_router_requests_total", "Requests by class of status and cause"),
+            &["class", "cause"],
+        )?;
+        registry.register(Box::new(requests.clone()))?;
+        // Every label exists from the start, so that a rate over it is zero and not missing.
+        for cause in Cause::ALL {
+            requests.with_label_values(&[class(cause.entry().status), cause.label()]);
+        }
+        Ok(Self {
+            requests,
+            held: counter("domicile_router_held_total", "Requests that waited for a move")?,
+            holding: gauge("domicile_router_holding", "Requests that wait for a move now")?,
+            hold_seconds: seconds("domicile_router_hold_seconds", "How long requests waited for a move")?,
+            seconds: seconds("domicile_router_request_seconds", "How long requests took in all")?,
+            follows: counter("domicile_router_follows_total", "421 answers that were followed")?,
+            relays: counter(
+                "domicile_router_relays_total",
+                "Requests that a gate sent on to another region",
+            )?,
+            next_address: counter(
+                "domicile_router_next_address_total",
+                "Connections tried at the next address",
+            )?,
+            cut: counter("domicile_router_cut_total", "Answers cut for want of a proof or a passed epoch")?,
+            log_dropped: counter("domicile_router_log_dropped_total", "Lines of the access log dropped")?,
+            table_age_ms: gauge(
+                "domicile_router_table_age_ms",
+                "Since the registry's last sign of life; -1: no table",
+            )?,
+            table_revision: gauge("domicile_router_table_revision", "The applied revision")?,
+            proof_age_ms: gauge(
+                "domicile_router_proof_age_ms",
+                "Since the registry proof was asked for; -1: none",
+            )?,
+            witness_proofs: counter("domicile_router_witness_proofs_total", "Proofs taken from witnesses")?,
+            acks: counter("domicile_router_acks_total", "Acknowledgements written")?,
+            registry,
+        })
+    }
+
+    /// Counts a finished request.
+    pub fn finished(&self, status: u16, cause: Option<Cause>) {
+        self.requests.with_label_values(&[class(status), cause.map_or("none", Cause::label)]).inc();
+    }
+
+    /// In the text format of Prometheus.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        // Writing into memory does not fail; were it to, an empty page says so to whoever scrapes it.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+const fn class(status: u16) -> &'static str {
+    match status {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500..600 => "5xx",
+        _ => "none",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_its_own_name() {
+        let m = Metrics::new().unwrap();
+        m.finished(503, Some(Cause::NoProof));
+        m.finished(200, None);
+        assert!(m.text().contains(r#"domicile_router_requests_total{cause="no-proof",class="5xx"} 1"#));
+    }
+}

@@ -1,0 +1,101 @@
+//! What is remembered of a request on its way.
+
+use domicile_model::clock::BootTime;
+use domicile_model::{CellId, Epoch, RegionId, TenantId};
+use domicile_router_core::Cause;
+use domicile_router_core::admit::{Moved, Route};
+use domicile_router_core::inflight::Counted;
+
+use crate::hold::Released;
+
+/// A request on its way.
+#[derive(Debug)]
+pub struct Ctx {
+    /// When its head had come.
+    pub started: BootTime,
+    /// Names it in every log.
+    pub request_id: String,
+    /// The `traceparent` that is sent on.
+    pub trace: String,
+    /// Whether it came from a network whose headers are believed.
+    pub trusted: bool,
+    /// Whose it is.
+    pub tenant: Option<TenantId>,
+    /// The tenant's cell.
+    pub cell: Option<CellId>,
+    /// The epoch that a trusted router sent it with.
+    pub sent: Option<Epoch>,
+    /// Routers that it has passed before this one.
+    pub hops: u8,
+    /// Whether its body is too large, or of unknown size, to be sent twice.
+    pub unrepeatable: bool,
+    /// Whether it waited here.
+    pub held: bool,
+    /// For how long, in all.
+    pub hold: std::time::Duration,
+    /// Where it goes.
+    pub route: Option<Route>,
+    /// The address that is tried.
+    pub address: usize,
+    /// How often a 421 was followed.
+    pub follows: u8,
+    /// Set between a 421 that is followed and the next try.
+    pub following: bool,
+    /// What a gate's 421 said, or what ours is to say.
+    pub moved: Option<Moved>,
+    /// It is in flight.
+    pub counted: Option<Counted>,
+    /// It was let out of the hold and takes a place on the ramp.
+    pub released: Option<Released>,
+    /// When the next server was first asked.
+    pub asked: Option<BootTime>,
+    /// When its answer's head came.
+    pub answered: Option<BootTime>,
+    /// Who answered, under which epoch, as far as an answer says.
+    pub answer: Option<(RegionId, Epoch)>,
+    /// Why the application did not answer it.
+    pub cause: Option<Cause>,
+    /// Seconds for Retry-After, if better known than from the cause.
+    pub retry_after: Option<u64>,
+    /// The probe of the own listener: not logged, not counted.
+    pub probe: bool,
+}
+
+impl Ctx {
+    /// Before anything is known.
+    #[must_use]
+    pub fn new(started: BootTime) -> Self {
+        Self {
+            started,
+            request_id: String::new(),
+            trace: String::new(),
+            trusted: false,
+            tenant: None,
+            cell: None,
+            sent: None,
+            hops: 0,
+            unrepeatable: false,
+            held: false,
+            hold: std::time::Duration::ZERO,
+            route: None,
+            address: 0,
+            follows: 0,
+            following: false,
+            moved: None,
+            counted: None,
+            released: None,
+            asked: None,
+            answered: None,
+            answer: None,
+            cause: None,
+            retry_after: None,
+            probe: false,
+        }
+    }
+
+    /// Whether it goes to the application itself.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.route.as_ref().is_some_and(|r| r.local)
+    }
+}
