@@ -60,11 +60,15 @@ fn is_postgres_bin(dir: &Path) -> bool {
         .all(|p| dir.join(p).is_file())
 }
 
-/// A place for data of tests: memory where there is some, since etcd 3.4 syncs every write.
+/// What a fleet's databases may grow to. Containers often have a `/dev/shm` of 64 MiB.
+const ROOM: u64 = 4 << 30;
+
+/// A place for data of tests: memory where there is enough of it, since etcd 3.4 syncs every write.
 #[must_use]
 pub fn scratch() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    let writable = tempfile::Builder::new().prefix("domicile-probe-").tempdir_in(memory).is_ok();
+    let room = rustix::fs::statvfs(memory).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) >= ROOM);
+    let writable = room && tempfile::Builder::new().prefix("domicile-probe-").tempdir_in(memory).is_ok();
     if writable { memory.to_owned() } else { std::env::temp_dir() }
 }
 

@@ -1,0 +1,154 @@
+//! A region dies with data that had not left it yet. What that costs is said before, and accounted for after.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_api::moves::{LossPreview, MoveStatus};
+use domicile_chaos_kit::wait;
+use domicile_model::clock::{Clock, pause};
+use domicile_model::invariants::loss_within;
+
+use super::stage::Stage;
+use super::summary::Forced;
+use super::switchover::ready;
+use crate::control::{LinkAct, RegionAct, UnitAct};
+use crate::load::{Record, Shape};
+use crate::oracle;
+
+const CELL: &str = "nhs-trust-london";
+const DEAD: &str = "eu-west-1";
+const DR: &str = "eu-central-1";
+const LEADER: &str = "control-eu-west-1";
+/// What replication may still carry: less than the writers write.
+const SLOW_BYTES_PER_S: u64 = 8_000;
+/// For how long, before the region dies.
+const SLOW: Duration = Duration::from_secs(4);
+/// A forced move up to serving: WAIT and what comes after it.
+const SERVES: Duration = Duration::from_secs(60);
+/// Coming back, listing what was lost, and following.
+const RETURNS: Duration = Duration::from_secs(90);
+
+pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<Forced> {
+    ready(stage, CELL, DR).await?;
+    lead_from_the_region_that_dies(stage).await?;
+    let load = stage.load(Shape::demo()).await?;
+    pause(Duration::from_secs(2)).await;
+    stage.say(&format!(
+        "$ domicile-chaos link limit database-{DEAD} database-{DR} --bytes {SLOW_BYTES_PER_S}"
+    ));
+    let act = LinkAct::Limit { bytes_per_s: SLOW_BYTES_PER_S };
+    let (from, to) = (format!("database-{DEAD}"), format!("database-{DR}"));
+    stage.control().link(act, &from, &to, false).await?;
+    pause(SLOW).await;
+    stage.say(&format!("$ domicile-chaos region kill {DEAD}"));
+    let killed = Clock::Machine.now();
+    stage.control().region(RegionAct::Kill, DEAD).await?;
+    let dead_edge = stage.fleet().unit(&format!("edge-{DEAD}"))?.listen();
+    load.edges().avoid(dead_edge);
+
+    let (preview, total) = preview(stage).await?;
+    let accept = total.to_string();
+    stage.say(&format!("$ domicile failover start {CELL} --to {DR} --force --accept-loss {accept}"));
+    let extra = ["--force", "--accept-loss", accept.as_str(), "--reason", "the region is gone"];
+    let started = stage.operator().start(CELL, DR, &extra).await?;
+    let id = started.id.to_string();
+    stage
+        .operator()
+        .follow(&id, SERVES, "the new region serves", |v| v.facts.serving_epoch.is_some())
+        .await?;
+    stage.say(&format!("{DR} serves; the dead region comes back"));
+    pause(Duration::from_secs(2)).await;
+    stage.control().region(RegionAct::Start, DEAD).await?;
+    let done =
+        stage.operator().follow(&id, RETURNS, "the move is done", |v| v.status == MoveStatus::Done).await?;
+    load.edges().avoid_none();
+    pause(Duration::from_secs(1)).await;
+    let records = stage.unload(load).await;
+    stage.say(&format!("$ domicile failover losses {id}"));
+    let report = stage.operator().losses(&id).await?;
+    let stored = stage.stored().await?;
+    let lost = oracle::lost(&records, &stored);
+    let listed = oracle::classify(&report, &records);
+    let cost = oracle::cost(&records, CELL, killed.as_nanos(), &stored);
+    let forced = Forced {
+        writes_acknowledged: records.iter().filter(|r| r.acknowledged()).count() as u64,
+        writes_lost: lost.len() as u64,
+        preview_sampled_transactions: preview.sampled_transactions.unwrap_or(0),
+        preview_sample_age_ms: preview.sample_age_ms.unwrap_or(0),
+        preview_until_stopped_transactions: preview.until_stopped_transactions.unwrap_or(0),
+        write_rate_per_s: preview.write_rate_per_s.unwrap_or(0.0),
+        listed_acknowledged: listed.acknowledged,
+        listed_unanswered: listed.unanswered,
+        listed_unknown: listed.unknown,
+        rpo_ms: cost.rpo_ms,
+        rto_ms: cost.rto_ms,
+        fence_wait_ms: done.facts.fence_wait_ms,
+        unprotected_ms: done.facts.unprotected_ms,
+        reprotected_by: done.facts.reprotected_by.clone(),
+    };
+    judge(stage, &forced, &lost, report.transactions.len() as u64, total, fence_ms);
+    Ok(forced)
+}
+
+fn judge(stage: &mut Stage, forced: &Forced, lost: &[&Record], listed: u64, total: u64, fence_ms: u64) {
+    stage.must(lost.iter().all(|r| r.cell == CELL), "only the cell of the dead region lost anything");
+    stage.must(forced.writes_lost > 0, &format!("{} acknowledged writes were lost", forced.writes_lost));
+    stage.must(
+        forced.listed_acknowledged == forced.writes_lost,
+        &format!("{} acknowledged writes are listed, just those that are lost", forced.listed_acknowledged),
+    );
+    stage.must(
+        forced.listed_unknown == 0,
+        &format!(
+            "{} listed ones had no answer; {} are unknown to the users",
+            forced.listed_unanswered, forced.listed_unknown
+        ),
+    );
+    let within = loss_within(total, listed);
+    stage.must(within.is_ok(), &format!("the preview said at most {total} transactions, {listed} are lost"));
+    let most = listed as f64
+        + (fence_ms + forced.preview_sample_age_ms + 2_000) as f64 / 1_000.0 * forced.write_rate_per_s;
+    stage.must(
+        total as f64 <= most.ceil(),
+        &format!("the preview exaggerates by no more than {:.0}", most.ceil()),
+    );
+    stage.must(forced.rto_ms.is_some(), "the cell's users write again");
+}
+
+/// The preview, once every part of it is known; and its sum.
+async fn preview(stage: &mut Stage) -> anyhow::Result<(LossPreview, u64)> {
+    stage.say(&format!("$ domicile failover plan {CELL} --to {DR} --force"));
+    let known = wait::eventually(SERVES, "the preview is known", || async {
+        let preview = stage.operator().plan(CELL, DR, &["--force"]).await.ok()?.preview?;
+        let total = preview.total()?;
+        Some((preview, total))
+    })
+    .await?;
+    let (preview, total) = known;
+    stage.say(&format!(
+        "  {} transactions missing there {} ms ago, {} more until it has certainly stopped: {total}",
+        preview.sampled_transactions.unwrap_or(0),
+        preview.sample_age_ms.unwrap_or(0),
+        preview.until_stopped_transactions.unwrap_or(0),
+    ));
+    for line in &preview.because {
+        stage.say(&format!("    {line}"));
+    }
+    Ok((preview, total))
+}
+
+/// The story kills the leading control plane, so the one in that region must lead.
+async fn lead_from_the_region_that_dies(stage: &Stage) -> anyhow::Result<()> {
+    let leader = stage.operator().status().await?.leader.context("nobody leads")?;
+    if leader == LEADER {
+        return Ok(());
+    }
+    stage.control().unit(UnitAct::Kill, &leader).await?;
+    wait::eventually(SERVES, "the other control plane leads", || async {
+        let status = stage.operator().status().await.ok()?;
+        (status.leader.as_deref() == Some(LEADER)).then_some(())
+    })
+    .await?;
+    stage.control().unit(UnitAct::Start, &leader).await?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! A planned move there and back: nothing fails, nothing is lost, and the answers say who gave them.
+
+use std::time::Duration;
+
+use domicile_api::moves::MoveStatus;
+use domicile_chaos_kit::wait;
+use domicile_model::clock::pause;
+
+use super::stage::Stage;
+use super::summary::Planned;
+use crate::load::{Kind, Record, Shape};
+use crate::oracle;
+
+const CELL: &str = "mercy-health";
+const HOME: &str = "us-east-1";
+const DR: &str = "us-west-2";
+/// How long a planned move may take, re-protection included.
+const MOVE: Duration = Duration::from_secs(90);
+/// Until a new standby has been sampled and everything is fine for a move.
+const READY: Duration = Duration::from_secs(60);
+
+pub(super) async fn tell(stage: &mut Stage) -> anyhow::Result<(Planned, Planned)> {
+    let there = one_way(stage, DR).await?;
+    let back = one_way(stage, HOME).await?;
+    Ok((there, back))
+}
+
+async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
+    ready(stage, CELL, to).await?;
+    let load = stage.load(Shape { uploads: Some(CELL.to_owned()), ..Shape::demo() }).await?;
+    let held_before = stage.held().await;
+    pause(Duration::from_secs(2)).await;
+    stage.say(&format!("$ domicile failover start {CELL} --to {to}"));
+    let started = stage.operator().start(CELL, to, &[]).await?;
+    let id = started.id.to_string();
+    let done = stage
+        .operator()
+        .follow(&id, MOVE, "the move is done", |view| view.status == MoveStatus::Done)
+        .await?;
+    stage.say(&format!("done; production runs from {to}, and the other side follows it again"));
+    // Some time in the new region: it must not only be reached, it must carry.
+    pause(Duration::from_secs(2)).await;
+    let held = stage.held().await - held_before;
+    let records = stage.unload(load).await;
+    let stored = stage.stored().await?;
+    let lost = oracle::lost(&records, &stored).len() as u64;
+    let numbers = oracle::numbers(&records, CELL);
+    let across = uploads_across_the_pause(&records);
+    stage.tell_failures(&records);
+    stage.must(numbers.requests_failed == 0, &format!("of {} requests none failed", numbers.requests));
+    stage.must(lost == 0, &format!("of {} acknowledged writes none is lost", numbers.writes_acknowledged));
+    stage.must(held > 0, &format!("{held} requests were held, so the move was felt and forgiven"));
+    stage.must(across > 0, "an upload that spanned the pause arrived whole");
+    answers_name(stage, &records, to, done.facts.serving_epoch.map_or(u64::MAX, |e| e.0)).await?;
+    Ok(Planned {
+        requests: numbers.requests,
+        requests_failed: numbers.requests_failed,
+        requests_held: held,
+        writes_acknowledged: numbers.writes_acknowledged,
+        writes_lost: lost,
+        write_pause_ms_p50: numbers.write_pause_ms_p50,
+        write_pause_ms_max: numbers.write_pause_ms_max,
+        read_ms_p99: numbers.read_ms_p99,
+        uploads_across_the_pause: across,
+        unprotected_ms: done.facts.unprotected_ms,
+    })
+}
+
+/// Waits until a planned move of the cell would be let through.
+pub(super) async fn ready(stage: &Stage, cell: &str, to: &str) -> anyhow::Result<()> {
+    let mut blocking = String::new();
+    let passed = wait::eventually(READY, "all checks before the move pass", || async {
+        let plan = stage.operator().plan(cell, to, &[]).await.ok()?;
+        let bad: Vec<String> =
+            plan.checks.into_iter().filter(|c| c.verdict.blocks()).map(|c| c.why).collect();
+        Some(bad).filter(Vec::is_empty)
+    })
+    .await;
+    if passed.is_err()
+        && let Ok(plan) = stage.operator().plan(cell, to, &[]).await
+    {
+        for check in plan.checks.iter().filter(|c| c.verdict.blocks()) {
+            blocking.push_str(&format!("\n  {}: {}", check.name, check.why));
+        }
+    }
+    passed.map(|_| ()).map_err(|late| anyhow::anyhow!("{cell} to {to}: {late}{blocking}"))
+}
+
+/// The answers of the new epoch must name the new region's own database, as that says itself.
+async fn answers_name(stage: &mut Stage, records: &[Record], region: &str, epoch: u64) -> anyhow::Result<()> {
+    let (system_id, timeline) = oracle::identity(stage.fleet().database(CELL, region)?).await?;
+    let new: Vec<_> = records
+        .iter()
+        .filter(|r| r.cell == CELL)
+        .filter_map(Record::answer)
+        .filter(|a| a.epoch >= epoch)
+        .collect();
+    let right = new.iter().all(|a| a.region == region && a.system_id == system_id && a.timeline == timeline);
+    let what =
+        format!("{} answers name {region}'s database (system {system_id}, timeline {timeline})", new.len());
+    stage.must(right && !new.is_empty(), &what);
+    Ok(())
+}
+
+/// Acknowledged uploads that were under way during the writers' longest gap.
+fn uploads_across_the_pause(records: &[Record]) -> u64 {
+    let mut longest = (0, 0);
+    let writers: std::collections::BTreeSet<_> = records.iter().filter_map(|r| r.writer).collect();
+    for writer in writers {
+        let mine = records.iter().filter(|r| r.cell == CELL && r.writer == Some(writer) && r.acknowledged());
+        let mut ended: Vec<u64> = mine.map(|r| r.ended).collect();
+        ended.sort_unstable();
+        for pair in ended.windows(2) {
+            if pair[1] - pair[0] > longest.1 - longest.0 {
+                longest = (pair[0], pair[1]);
+            }
+        }
+    }
+    let across =
+        |r: &&Record| r.kind == Kind::Upload && r.acknowledged() && r.sent < longest.1 && r.ended > longest.0;
+    records.iter().filter(across).count() as u64
+}

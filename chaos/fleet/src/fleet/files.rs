@@ -1,0 +1,279 @@
+//! Writes down what the processes of the fleet read: secrets, address maps, `regions.toml`, the agents' configuration.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use domicile_chaos_kit::{install, postgres};
+use domicile_model::SecretRef;
+use domicile_model::links::AddressMap;
+use rand::RngExt;
+use sha2::{Digest, Sha256};
+
+use super::plan::{CELLS, CellPlan, Kind, Plan, REGIONS, Unit, host_of};
+
+/// The database of every cell.
+pub const DATABASE: &str = "clinic";
+/// The role of the application.
+pub const APP_ROLE: &str = "app";
+/// The role that the control plane looks with.
+pub const LOOK_ROLE: &str = "domicile";
+/// The role that replicates.
+pub const REPLICATION_ROLE: &str = "replicator";
+/// The physical slot by which a standby follows.
+pub const SLOT: &str = "domicile_standby";
+
+/// The tables of the clinic application. `tenant_id` leads every index.
+pub const SCHEMA: &str = "CREATE TABLE public.encounters (
+ tenant_id text NOT NULL, key text NOT NULL, patient text NOT NULL, content text NOT NULL,
+ written_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (tenant_id, key));
+CREATE INDEX encounters_of_patient ON public.encounters (tenant_id, patient, written_at);
+";
+
+/// Where a fleet keeps what.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// What people look at: `fleet.json`, logs, address maps.
+    pub dir: PathBuf,
+    /// What the servers need, where the user `postgres` can go too: a checkout may lie in a home that it can't enter.
+    pub home: PathBuf,
+    /// Data of etcd and PostgreSQL: in memory, where there is enough of it.
+    pub data: PathBuf,
+}
+
+impl Layout {
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// When one can't be made.
+    pub fn create(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir.join("logs"))?;
+        std::fs::create_dir_all(dir.join("links"))?;
+        let unique = |at: PathBuf| -> anyhow::Result<PathBuf> {
+            let made = tempfile::Builder::new().prefix("domicile-fleet-").tempdir_in(at)?.keep();
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755))?;
+            Ok(made)
+        };
+        let layout = Self {
+            dir: dir.to_owned(),
+            home: unique(std::env::temp_dir())?,
+            data: unique(install::scratch())?,
+        };
+        for part in ["secrets", "links", "bin", "conf"] {
+            std::fs::create_dir(layout.home.join(part))?;
+        }
+        Ok(layout)
+    }
+
+    /// Where processes write their logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// A secret's reference.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> SecretRef {
+        SecretRef::File(self.home.join("secrets").join(name).display().to_string())
+    }
+
+    /// The address map of a unit.
+    #[must_use]
+    pub fn links(&self, unit: &str) -> PathBuf {
+        self.home.join("links").join(format!("{unit}.json"))
+    }
+
+    /// A directory for a unit's data; not created.
+    #[must_use]
+    pub fn data_of(&self, unit: &str) -> PathBuf {
+        self.data.join(unit)
+    }
+
+    /// The fleet's `regions.toml`.
+    #[must_use]
+    pub fn regions_toml(&self) -> PathBuf {
+        self.dir.join("regions.toml")
+    }
+
+    /// The agent's configuration.
+    #[must_use]
+    pub fn agent_toml(&self, unit: &str) -> PathBuf {
+        self.home.join("conf").join(format!("{unit}.toml"))
+    }
+
+    /// Removes what does not stay for people to read.
+    pub fn remove(&self) {
+        for dir in [&self.home, &self.data] {
+            // What can't be removed now lies in a temporary directory: the system removes it.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Makes all secrets, at random. Those that agents read belong to the servers' user.
+///
+/// # Errors
+/// When a file can't be written.
+pub fn write_secrets(layout: &Layout) -> anyhow::Result<()> {
+    for name in ["operator", "control", "agent", "peer", "db-app", "db-domicile", "db-replicator"] {
+        write_shared(&layout.home.join("secrets").join(name), &random_hex())?;
+    }
+    let token = layout.secret("operator").read()?;
+    let digest = hex::encode(Sha256::digest(token.as_bytes()));
+    write_shared(&layout.home.join("secrets").join("tokens"), &format!("demo-operator {digest}\n"))
+}
+
+fn random_hex() -> String {
+    hex::encode(rand::rng().random::<[u8; 32]>())
+}
+
+/// A file for us and the group of the servers' user, for nobody else.
+fn write_shared(path: &Path, text: &str) -> anyhow::Result<()> {
+    let what = || format!("can't write {}", path.display());
+    let mut options = std::fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o640).open(path).with_context(what)?;
+    file.write_all(text.as_bytes()).with_context(what)?;
+    if install::is_root() {
+        let (_, group) = postgres::server_user()?;
+        std::os::unix::fs::chown(path, None, Some(group)).with_context(what)?;
+    }
+    Ok(())
+}
+
+/// The passwords and tables of the databases.
+///
+/// # Errors
+/// When a secret can't be read.
+pub fn database_spec(layout: &Layout) -> anyhow::Result<postgres::Spec> {
+    Ok(postgres::Spec {
+        database: DATABASE.into(),
+        app_password: layout.secret("db-app").read()?,
+        domicile_password: layout.secret("db-domicile").read()?,
+        replicator_password: layout.secret("db-replicator").read()?,
+        schema: SCHEMA.into(),
+    })
+}
+
+/// Writes a unit's address map: from the address that everybody knows to the proxy that stands before it for this
+/// unit alone.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_links(
+    layout: &Layout,
+    unit: &str,
+    map: &BTreeMap<SocketAddr, SocketAddr>,
+) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(&AddressMap(map.clone()))?;
+    std::fs::write(layout.links(unit), text).context("can't write an address map")
+}
+
+/// The `regions.toml` of the fleet: the example's tenants, at the addresses of this machine.
+///
+/// # Errors
+/// Never, in practice: writing into a string.
+pub fn regions_toml(plan: &Plan, layout: &Layout) -> anyhow::Result<String> {
+    let mut text =
+        String::from("# Made by domicile-chaos: the example fleet at the addresses of this machine.\n\n");
+    writeln!(text, "[jurisdictions]\nEU = [\"DE\", \"FR\", \"IE\", \"NL\"]\n\n[regions]")?;
+    for (region, country) in REGIONS {
+        let gate = plan.at(Kind::Gate, region).context("every region has a gate")?;
+        writeln!(text, "{region} = {{ country = \"{country}\", ingress = [\"{}\"] }}", gate.listen())?;
+    }
+    for cell in CELLS {
+        write_cell(&mut text, plan, layout, &cell)?;
+    }
+    for cell in CELLS {
+        let residency: Vec<String> = cell.residency.iter().map(|r| format!("\"{r}\"")).collect();
+        for tenant in cell.tenants {
+            writeln!(
+                text,
+                "\n[tenants.{tenant}]\ncell = \"{}\"\nhosts = [\"{}\"]",
+                cell.id,
+                host_of(tenant)
+            )?;
+            writeln!(text, "residency = [{}]", residency.join(", "))?;
+        }
+    }
+    Ok(text)
+}
+
+fn write_cell(text: &mut String, plan: &Plan, layout: &Layout, cell: &CellPlan) -> anyhow::Result<()> {
+    let id = cell.id;
+    writeln!(text, "\n[cells.{id}]\nprimary = \"{}\"\ndr = \"{}\"", cell.primary, cell.dr)?;
+    writeln!(text, "\n[cells.{id}.application]")?;
+    for app in plan.all(Kind::App).filter(|u| u.cell.as_deref() == Some(id)) {
+        writeln!(text, "{} = [\"{}\"]", app.region, app.listen())?;
+    }
+    if !cell.moves {
+        return Ok(());
+    }
+    let password = layout.secret("db-domicile");
+    writeln!(
+        text,
+        "\n[cells.{id}.database]\nname = \"{DATABASE}\"\nuser = \"{LOOK_ROLE}\"\npassword = \"{password}\""
+    )?;
+    for region in [cell.primary, cell.dr] {
+        let database = plan.at(Kind::Database, region).context("a cell that moves has two databases")?;
+        let agent = plan.at(Kind::Agent, region).context("a cell that moves has two agents")?;
+        writeln!(text, "\n[cells.{id}.database.{region}]")?;
+        writeln!(text, "address = \"{}\"\nagent = \"{}\"", database.listen(), agent.listen())?;
+    }
+    Ok(())
+}
+
+/// Writes an agent's configuration.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -> anyhow::Result<()> {
+    let database = plan.at(Kind::Database, &agent.region).context("an agent has a database")?;
+    let gates: Vec<String> = plan
+        .all(Kind::Gate)
+        .filter(|g| g.region == agent.region)
+        .filter_map(|g| g.address("peer"))
+        .map(|a| format!("\"{a}\""))
+        .collect();
+    let text = format!(
+        "cell = \"{cell}\"\nregion = \"{region}\"\ndata_dir = \"{data}\"\nbin_dir = \"{bin}\"\nlisten = \"{listen}\"\n\
+         address = \"{address}\"\nsocket_dir = \"{socket}\"\nstate_dir = \"{state}\"\nregistry = \"{registry}\"\n\
+         links = \"{links}\"\ngates = [{gates}]\nsecret = \"{secret}\"\npeer_secret = \"{peer}\"\n\
+         database = \"{DATABASE}\"\nslot = \"{SLOT}\"\n\n[replication]\nuser = \"{REPLICATION_ROLE}\"\n\
+         password = \"{password}\"\n",
+        cell = agent.cell.as_deref().unwrap_or_default(),
+        region = agent.region,
+        data = layout.data_of(&database.name).display(),
+        bin = postgres::bin_dir()?.display(),
+        listen = agent.listen(),
+        address = database.listen(),
+        socket = layout.data_of(&format!("{}-socket", database.name)).display(),
+        state = layout.data_of(&format!("{}-state", agent.name)).display(),
+        links = layout.links(&agent.name).display(),
+        gates = gates.join(", "),
+        secret = layout.secret("agent"),
+        peer = layout.secret("peer"),
+        password = layout.secret("db-replicator"),
+    );
+    write_shared(&layout.agent_toml(&agent.name), &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_toml_is_toml_and_names_no_secret() {
+        let plan = Plan::new(domicile_chaos_kit::ports::free_address).unwrap();
+        let layout = Layout { dir: "/d".into(), home: "/h".into(), data: "/m".into() };
+        let text = regions_toml(&plan, &layout).unwrap();
+        let value: toml::Table = text.parse().unwrap();
+        assert_eq!(value["regions"].as_table().unwrap().len(), 6);
+        let password = value["cells"]["mercy-health"]["database"]["password"].as_str().unwrap();
+        assert_eq!(password, "file:/h/secrets/db-domicile");
+    }
+}

@@ -1,0 +1,132 @@
+//! The one process that owns all others: it starts them, stands between them, and ends them.
+//!
+//! Detached from the terminal by `up`, told what to do through its control address, and the parent that every process
+//! of the fleet falls back to, so that `down` finds them all.
+
+mod links;
+mod server;
+mod units;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use domicile_chaos_kit::{ports, proc};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::fleet::commands::{Programs, registry};
+use crate::fleet::file::{DatabaseAccess, FleetFile, Operator, Supervisor, TenantAccess, VERSION};
+use crate::fleet::files::{self, APP_ROLE, DATABASE, Layout};
+use crate::fleet::plan::{Kind, Plan, host_of, tenants};
+use links::Links;
+use units::Units;
+
+/// Everything that the control address works on.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) plan: Plan,
+    pub(crate) links: Links,
+    pub(crate) units: Units,
+    pub(crate) token: String,
+    pub(crate) ended: tokio::sync::Notify,
+}
+
+/// Where a supervisor that could not start says why.
+#[must_use]
+pub fn failure_file(dir: &Path) -> PathBuf {
+    dir.join("failed.txt")
+}
+
+/// Runs the fleet until it is told to end.
+///
+/// # Errors
+/// When the fleet can't be started; what had been started is ended.
+pub async fn run(dir: &Path) -> anyhow::Result<()> {
+    let layout = Layout::create(dir)?;
+    let result = run_in(dir, &layout).await;
+    // Whoever we were parent to by then, PostgreSQL servers that lost their agents included.
+    proc::kill_trees(&proc::descendants(std::process::id()));
+    layout.remove();
+    if let Err(error) = &result {
+        std::fs::write(failure_file(dir), format!("{error:#}"))?;
+    }
+    // Last: as long as it is there, somebody may wait for us.
+    let _ = std::fs::remove_file(FleetFile::path(dir));
+    result
+}
+
+async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
+    become_supervisor();
+    let (mut terminated, mut interrupted) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let plan = Plan::new(ports::free_address)?;
+    files::write_secrets(layout)?;
+    std::fs::write(layout.regions_toml(), files::regions_toml(&plan, layout)?)?;
+    let links = Links::start(&plan, layout).await?;
+    let programs = Programs::beside_us()?.copied_to(&layout.home.join("bin"))?;
+    let units = Units::new(plan.clone(), layout.clone(), programs, links.etcd_peers());
+    let token = layout.secret("control").read()?;
+    let fleet = Arc::new(Fleet { plan, links, units, token, ended: tokio::sync::Notify::new() });
+    let control = ports::free_address()?;
+    let listener = tokio::net::TcpListener::bind(control).await.context("can't open the control address")?;
+    let server = tokio::spawn(axum::serve(listener, server::routes(Arc::clone(&fleet))).into_future());
+    let body = async {
+        fleet.units.prepare(&fleet.links).await?;
+        fleet.units.start_all(&fleet.links).await?;
+        fleet_file(&fleet.plan, layout, control)?.write(dir)?;
+        tracing::info!("the fleet is up");
+        tokio::select! {
+            () = fleet.ended.notified() => {}
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        anyhow::Ok(())
+    };
+    let result = body.await;
+    fleet.units.kill_all();
+    server.abort();
+    result
+}
+
+/// Leaves the terminal's session, adopts orphans, and allows itself enough sockets.
+fn become_supervisor() {
+    // Each is a help, none a need: a supervisor started by hand works without.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+}
+
+fn fleet_file(plan: &Plan, layout: &Layout, control: std::net::SocketAddr) -> anyhow::Result<FleetFile> {
+    let pid = std::process::id();
+    let servers: Vec<String> = plan.all(Kind::Control).map(|u| u.listen().to_string()).collect();
+    let database = |unit: &crate::fleet::Unit| DatabaseAccess {
+        cell: unit.cell.clone().unwrap_or_default(),
+        region: unit.region.clone(),
+        address: unit.listen(),
+        name: DATABASE.to_owned(),
+        user: APP_ROLE.to_owned(),
+        password: layout.secret("db-app"),
+    };
+    let tenant =
+        |(id, cell): (&str, &str)| TenantAccess { id: id.into(), cell: cell.into(), host: host_of(id) };
+    Ok(FleetFile {
+        version: VERSION,
+        supervisor: Supervisor {
+            pid,
+            started: proc::started(pid).context("can't read /proc")?,
+            control: format!("http://{control}"),
+            token: layout.secret("control"),
+        },
+        operator: Operator { servers: servers.join(","), token: layout.secret("operator") },
+        registry: registry(plan),
+        home: layout.home.clone(),
+        data: layout.data.clone(),
+        logs: layout.logs(),
+        regions_toml: layout.regions_toml(),
+        units: plan.units.clone(),
+        databases: plan.all(Kind::Database).map(database).collect(),
+        tenants: tenants().map(tenant).collect(),
+    })
+}
