@@ -121,3 +121,43 @@ fn never_connected(status: &(impl std::error::Error + ?Sized), message: &str) ->
     }
     message.starts_with("tcp connect error")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(number: i32, message: &str) -> Failure {
+        Failure::said_by_etcd(number, message, message.to_owned())
+    }
+
+    #[test]
+    fn what_may_have_been_carried_out_is_unclear() {
+        for (number, message) in [
+            (14, "etcdserver: request timed out"),
+            (14, "etcdserver: request timed out, possibly due to previous leader failure"),
+            (14, "etcdserver: leader changed"),
+            (14, "etcdserver: server stopped"),
+            (2, "etcdserver: something new"),
+        ] {
+            assert!(matches!(said(number, message), Failure::Unclear(_)), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_was_certainly_not_carried_out_may_go_elsewhere() {
+        assert!(matches!(said(14, "etcdserver: no leader"), Failure::NotDone(_)));
+        assert!(matches!(said(8, "etcdserver: too many requests"), Failure::NotDone(_)));
+    }
+
+    #[test]
+    fn what_every_member_would_say_is_final() {
+        let refused = |failure| matches!(failure, Failure::Final(StoreError::Refused(_)));
+        assert!(refused(said(8, "etcdserver: mvcc: database space exceeded")));
+        assert!(refused(said(3, "etcdserver: request is too large")));
+        assert!(refused(said(7, "etcdserver: permission denied")));
+        let lost = said(5, "etcdserver: requested lease not found");
+        assert!(matches!(lost, Failure::Final(StoreError::LeaseLost)));
+        let compacted = said(11, "etcdserver: mvcc: required revision has been compacted");
+        assert!(matches!(compacted, Failure::Final(StoreError::Compacted(_))));
+    }
+}

@@ -23,6 +23,9 @@ use crate::watch;
 /// Longest answer that is read, in bytes. A refused transaction may report 128 entries of 1.4 MB.
 const LONGEST_ANSWER: usize = 256 << 20;
 
+/// Longest page of a listing, in bytes. One that is longer is asked for again with fewer entries.
+const LONGEST_PAGE: usize = 16 << 20;
+
 /// Entries per page of a listing: 2,000 tenants are about a megabyte.
 const PAGE: i64 = 2_000;
 
@@ -128,7 +131,7 @@ impl EtcdStore {
                 .try_each(true, |client| {
                     let (from, options) = (from.to_vec(), options.clone());
                     async move {
-                        let mut kv = client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
+                        let mut kv = client.kv_client().max_decoding_message_size(LONGEST_PAGE);
                         kv.get(from, Some(options)).await
                     }
                 })
