@@ -6,11 +6,13 @@
 
 pub mod entry;
 pub mod freshness;
+mod lastgood;
 pub mod mirror;
 pub mod table;
 pub mod watch;
 
 pub use entry::{CellEntry, Placed, TenantEntry};
 pub use freshness::{Freshness, Source};
+pub use lastgood::LastGoodError;
 pub use mirror::{Mirror, Options, RefreshError};
 pub use table::{Applied, Refusal, Relisted, RoutingTable};

@@ -1,9 +1,12 @@
 //! The running copy: a task that follows the registry, and the handle that everybody else holds.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use domicile_model::clock::{BootTime, Clock};
+use domicile_model::clock::Clock;
 use domicile_model::{CellId, Revision, World};
 use domicile_store::codec::decode;
 use domicile_store::{Entry, Key, Store, StoreError};
@@ -12,14 +15,25 @@ use tokio::task::AbortHandle;
 
 use crate::entry::Placed;
 use crate::freshness::{Freshness, Sign};
+use crate::lastgood::{Job, LastGood, LastGoodError, Writer, kept};
 use crate::table::{Applied, Refusal, RoutingTable};
 use crate::watch::{Follower, Pace, Step, strange};
 
 /// How a mirror runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How patient the watch is.
     pub pace: Pace,
+    /// Where the table is kept for a start without the registry. None: such a start has no table.
+    pub last_good: Option<PathBuf>,
+    /// How long the registry may take at the start before the last-good table is used.
+    pub fallback_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pace: Pace::default(), last_good: None, fallback_after: Duration::from_secs(1) }
+    }
 }
 
 /// Why a placement could not be read ahead of the watch.
@@ -63,24 +77,62 @@ struct Shared {
     /// Held while a new table is built from the present one.
     sign: Mutex<Sign>,
     revision: watch::Sender<Revision>,
-    relist: Notify,
+    relist: Arc<Notify>,
+    writer: Option<Writer>,
+    /// Why the last-good file was refused at the start, if it was.
+    refused_file: Mutex<Option<Arc<str>>>,
 }
 
 impl Mirror {
-    /// Starts to follow a store. Must be called within a tokio runtime; returns at once, with a table of nothing.
-    #[must_use]
-    pub fn start(store: Arc<dyn Store>, clock: Clock, options: Options) -> Self {
+    /// Starts to follow a store. Must be called within a tokio runtime. There is no table yet when it returns; see
+    /// [`Mirror::started`].
+    ///
+    /// # Errors
+    /// When the last-good file is something else, another process uses it, or its folder can't be used. A file that is
+    /// merely torn is no error: it is moved aside, see [`Mirror::refused_file`].
+    pub fn start(store: Arc<dyn Store>, clock: Clock, options: Options) -> Result<Self, LastGoodError> {
+        let relist = Arc::new(Notify::new());
+        let files = options.last_good.map(LastGood::claim).transpose()?.map(Arc::new);
+        let writer = match &files {
+            Some(files) => Some(files.writer(relist.clone())?),
+            None => None,
+        };
         let shared = Arc::new(Shared {
             store: store.clone(),
             clock: clock.clone(),
             table: ArcSwap::from_pointee(RoutingTable::empty()),
             sign: Mutex::new(Sign::None),
             revision: watch::Sender::new(Revision::ZERO),
-            relist: Notify::new(),
+            relist,
+            writer,
+            refused_file: Mutex::new(None),
         });
         let follower = Follower::new(store, clock, options.pace);
-        let task = tokio::spawn(run(shared.clone(), follower));
-        Self { shared, _task: Arc::new(Task(task.abort_handle())) }
+        let task = tokio::spawn(run(shared.clone(), follower, files, options.fallback_after));
+        Ok(Self { shared, _task: Arc::new(Task(task.abort_handle())) })
+    }
+
+    /// Waits until every placement up to `revision` is where the next start would find it: only then may the revision be
+    /// acknowledged. Without a last-good file a start has nothing but the registry, so that applied is enough. Has no end
+    /// of its own while the disk fails, see [`Mirror::file_error`]: put a timeout around it.
+    pub async fn persisted(&self, revision: Revision) {
+        match &self.shared.writer {
+            // The sender lives as long as the writer, which this handle keeps.
+            Some(writer) => drop(writer.durable().wait_for(|durable| durable.revision >= revision).await),
+            None => self.wait_for(revision).await,
+        }
+    }
+
+    /// Why the last-good file is not kept up at present; none if all is well.
+    #[must_use]
+    pub fn file_error(&self) -> Option<Arc<str>> {
+        self.shared.writer.as_ref().and_then(|writer| writer.durable().borrow().error.clone())
+    }
+
+    /// Why the file of the last run was refused and moved aside, if it was.
+    #[must_use]
+    pub fn refused_file(&self) -> Option<Arc<str>> {
+        self.shared.refused_file.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The present table. For the request path: never waits.
@@ -155,18 +207,18 @@ impl Shared {
     }
 
     /// Swaps in what `build` makes of the present table; one builder at a time.
-    /// `alive` says from the report which moment was a sign of life.
+    /// `alive` says from the report what is to be said about the source of the table.
     fn swap<R>(
         &self,
         build: impl FnOnce(&RoutingTable) -> (RoutingTable, R),
-        alive: impl FnOnce(&R) -> Option<BootTime>,
+        alive: impl FnOnce(&R) -> Option<Sign>,
     ) -> R {
         let mut sign = self.sign();
         let (next, report) = build(&self.table.load());
         let applied = next.applied();
         self.table.store(Arc::new(next));
-        if let Some(seen) = alive(&report) {
-            *sign = Sign::Live { seen };
+        if let Some(now) = alive(&report) {
+            *sign = now;
         }
         drop(sign);
         self.revision.send_replace(applied);
@@ -179,43 +231,126 @@ impl Shared {
     }
 }
 
-async fn run(shared: Arc<Shared>, mut follower: Follower) {
+/// Reads what the last run left. Torn files are moved aside.
+async fn load(shared: &Arc<Shared>, files: Arc<LastGood>) -> Option<(RoutingTable, Sign)> {
+    let now = shared.clock.now();
+    let load = tokio::task::spawn_blocking(move || {
+        files.load(now).inspect_err(|why| {
+            if matches!(why, LastGoodError::Refused { .. }) {
+                files.set_aside();
+            }
+        })
+    });
+    match load.await {
+        Ok(Ok(found)) => found.map(|l| (l.table, Sign::LastGood { loaded: now, age: l.age })),
+        Ok(Err(why)) => {
+            tracing::error!(%why, "starting without the last-good table");
+            *shared.refused_file.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(why.to_string().into());
+            None
+        }
+        // The runtime is shutting down.
+        Err(_) => None,
+    }
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    mut follower: Follower,
+    files: Option<Arc<LastGood>>,
+    fallback_after: Duration,
+) {
+    let mut last_good = match files {
+        Some(files) => load(&shared, files).await,
+        None => None,
+    };
+    let fallback = tokio::time::Instant::now() + fallback_after;
     loop {
-        let table = shared.table.load_full();
-        let step = tokio::select! {
-            step = follower.step(&table) => step,
-            () = shared.relist.notified() => {
-                follower.relist();
-                continue;
+        // The registry's first listing must meet the last-good table even if that was not in use yet, or an older
+        // history could lower an epoch across a restart.
+        let table = match &last_good {
+            Some((table, _)) => Arc::new(table.clone()),
+            None => shared.table.load_full(),
+        };
+        let step = {
+            let step = follower.step(&table);
+            tokio::pin!(step);
+            loop {
+                tokio::select! {
+                    step = &mut step => break Some(step),
+                    () = shared.relist.notified() => break None,
+                    () = tokio::time::sleep_until(fallback), if last_good.is_some() => {
+                        if let Some((table, sign)) = last_good.take() {
+                            tracing::warn!("the registry does not answer: routing by the last-good table");
+                            shared.swap(|_| (table, ()), |()| Some(sign));
+                        }
+                    }
+                }
             }
         };
-        let now = shared.clock.now();
+        match step {
+            Some(step) => shared.took(&mut follower, &mut last_good, step),
+            None => follower.relist(),
+        }
+    }
+}
+
+impl Shared {
+    fn took(&self, follower: &mut Follower, last_good: &mut Option<(RoutingTable, Sign)>, step: Step) {
+        let now = self.clock.now();
         match step {
             Step::Listed(listing, asked) => {
-                let relisted =
-                    shared.swap(|table| table.relist(&listing, now), |r| (!r.rejected).then_some(asked));
+                let (before, sign) = last_good.take().unzip();
+                let (relisted, table) = self.swap(
+                    |table| {
+                        let (next, relisted) = before.as_ref().unwrap_or(table).relist(&listing, now);
+                        (next.clone(), (relisted, next))
+                    },
+                    |(r, _)| if r.rejected { sign } else { Some(Sign::Live { seen: asked }) },
+                );
                 if let Some(why) = &relisted.other_history {
                     tracing::error!(%why, "the registry is of another history: no epoch is lowered");
                 }
+                report(&relisted.refused);
                 if relisted.rejected {
                     follower.relist();
+                } else if let Some(writer) = &self.writer {
+                    let refused = keys(&relisted.refused);
+                    writer.hand_in(Job::Listed { listing, table, refused });
                 }
-                report(&relisted.refused);
             }
-            Step::Batch(batch, seen) => {
-                let applied = shared
-                    .swap(|table| table.apply(&batch.changes, now), |r| (!r.other_world).then_some(seen));
+            Step::Batch(mut batch, seen) => {
+                let before = self.table.load().applied();
+                let (applied, table) = self.swap(
+                    |table| {
+                        let (next, applied) = table.apply(&batch.changes, now);
+                        (next.clone(), (applied, next))
+                    },
+                    |(a, _)| (!a.other_world).then_some(Sign::Live { seen }),
+                );
+                report(&applied.refused);
                 if applied.other_world {
                     tracing::error!("the registry became another world: listing it again");
                     follower.relist();
+                } else if let Some(writer) = self.writer.as_ref().filter(|_| applied.new > 0) {
+                    // What the table ignored as old must not come back from the disk either.
+                    batch.changes.retain(|change| change.revision() > before);
+                    writer.hand_in(if batch.changes.iter().any(|change| kept(change.key())) {
+                        Job::Changed { changes: batch.changes, table, refused: keys(&applied.refused) }
+                    } else {
+                        Job::Passed(table.applied())
+                    });
                 }
-                report(&applied.refused);
             }
-            Step::Resumed(asked) => *shared.sign() = Sign::Live { seen: asked },
+            Step::Resumed(asked) => *self.sign() = Sign::Live { seen: asked },
             Step::Probed => {}
             Step::Lost { why, relist } => tracing::warn!(%why, relist, "lost the registry"),
         }
     }
+}
+
+fn keys(refused: &[Refusal]) -> BTreeSet<Key> {
+    refused.iter().map(|refusal| refusal.key.clone()).collect()
 }
 
 fn report(refused: &[Refusal]) {

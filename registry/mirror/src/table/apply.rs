@@ -194,9 +194,9 @@ impl RoutingTable {
         changed: &mut Vec<CellId>,
     ) -> Result<(), Arc<str>> {
         let known = self.placements.get(cell.as_str()).cloned();
-        if known.as_ref().is_some_and(|k| entry.modified <= k.modified) {
-            // It was read ahead of the watch.
-            return Ok(());
+        if let Some(known) = known.as_ref().filter(|k| entry.modified <= k.modified) {
+            // It was read ahead of the watch; or refused before, and still is.
+            return known.doubt.clone().map_or(Ok(()), Err);
         }
         let floor = self.floors.get(cell).copied();
         let result = read::<Placement>(entry).and_then(|p| named(p, |p| p.cell == *cell)).and_then(|p| {

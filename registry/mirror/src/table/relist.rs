@@ -10,6 +10,7 @@ use domicile_store::{Entry, Key, Listing};
 
 use super::{Refusal, RoutingTable};
 use crate::entry::Placed;
+use crate::lastgood::Mark;
 
 /// What a full listing did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,7 +71,7 @@ impl RoutingTable {
                 next.note(&entry.key, result, &mut report.refused);
             }
         }
-        next.keep_missing(self, other.as_ref());
+        next.keep_missing(self, other.as_ref(), &mut report.refused);
         if other.is_none()
             && let Some(why) = self.contradiction(listing)
         {
@@ -78,6 +79,35 @@ impl RoutingTable {
             report.other_history = Some(why);
         }
         (next, report)
+    }
+
+    /// The table that a last-good file holds.
+    pub(crate) fn restored(listing: &Listing, mark: Mark, now: BootTime) -> Self {
+        let (mut table, _) = Self::empty().relist(listing, now);
+        table.diverged = mark.diverged;
+        table.floors = Arc::new(mark.floors);
+        for (cell, why) in mark.doubts {
+            table.doubt(&cell, &why);
+            table.note(&Key::Placement(cell), Err(why), &mut Vec::new());
+        }
+        table
+    }
+
+    /// What a last-good file holds besides the entries.
+    pub(crate) fn mark(&self) -> Mark {
+        let doubt =
+            |cell: &CellId| self.placements.get(cell.as_str()).and_then(|placed| placed.doubt.clone());
+        let doubts = self.refused.keys().filter_map(|key| match key {
+            Key::Placement(cell) => doubt(cell).map(|why| (cell.clone(), why)),
+            _ => None,
+        });
+        Mark {
+            cluster: self.cluster.unwrap_or_default(),
+            applied: self.applied,
+            diverged: self.diverged.clone(),
+            floors: (*self.floors).clone(),
+            doubts: doubts.collect(),
+        }
     }
 
     fn other_history(&self, listing: &Listing, found: Option<&World>) -> Option<Arc<str>> {
@@ -151,10 +181,7 @@ impl RoutingTable {
                 Ok(())
             })
         };
-        result.map_err(|why: Arc<str>| {
-            self.keep_placement(known, &why);
-            why
-        })
+        result.inspect_err(|why: &Arc<str>| self.keep_placement(known, why))
     }
 
     /// Keeps a placement although the listing says otherwise: edges go on by it, no proof covers it.
@@ -209,14 +236,17 @@ impl RoutingTable {
     }
 
     /// Placements that the old table has and the listing has not.
-    fn keep_missing(&mut self, before: &Self, other: Option<&Arc<str>>) {
+    fn keep_missing(&mut self, before: &Self, other: Option<&Arc<str>>, refused: &mut Vec<Refusal>) {
         for known in before.placements.iter() {
             let cell = &known.placement.cell;
             if self.placements.get(cell.as_str()).is_some() {
                 continue;
             }
             match other {
-                Some(why) => self.keep_placement(known, why),
+                Some(why) => {
+                    self.keep_placement(known, why);
+                    self.note(&Key::Placement(cell.clone()), Err(why.clone()), refused);
+                }
                 None if known.modified > self.applied => {
                     self.placements.insert(known.clone());
                 }
