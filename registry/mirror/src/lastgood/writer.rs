@@ -78,7 +78,7 @@ impl Writer {
                 self.lost.store(true, Ordering::Release);
             }
             Err(TrySendError::Disconnected(_)) => {
-                tracing::error!("the writer of the last-good file has ended")
+                tracing::error!("the writer of the last-good file has ended");
             }
         }
     }
