@@ -17,3 +17,4 @@ pub mod views;
 
 pub use operators::{Operator, Operators, OperatorsError};
 pub use serve::{Config, ServeError, Server};
+pub use tokio_util::sync::CancellationToken;
