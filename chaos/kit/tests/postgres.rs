@@ -1,12 +1,7 @@
 //! The kit's PostgreSQL: a prepared pair streams, and nothing is left behind.
 
-use std::net::{SocketAddr, TcpListener};
-
+use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Postgres, Spec};
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 #[test]
 fn a_prepared_pair_streams_and_is_gone_afterwards() {
@@ -14,11 +9,11 @@ fn a_prepared_pair_streams_and_is_gone_afterwards() {
     let (a, b) = (home.path().join("a"), home.path().join("b"));
     let spec = Spec { schema: "CREATE TABLE t (id int PRIMARY KEY);\n".into(), ..Spec::default() };
     postgres::prepare_primary(&a, &spec).unwrap();
-    let address = free();
+    let address = free_address().unwrap();
     postgres::prepare_standby(&a, &b, address, "standby", &spec).unwrap();
     let primary = Postgres::start(&a, address).unwrap();
     primary.superuser("postgres", "SELECT pg_create_physical_replication_slot('standby', true)").unwrap();
-    let standby = Postgres::start(&b, free()).unwrap();
+    let standby = Postgres::start(&b, free_address().unwrap()).unwrap();
     primary.sql("app", &spec.app_password, &spec.database, "INSERT INTO t VALUES (1)").unwrap();
     let lsn = primary.superuser("postgres", "SELECT pg_current_wal_flush_lsn()").unwrap();
     let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
