@@ -16,6 +16,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Members {
     members: Vec<Member>,
+    options: ConnectOptions,
     /// Who answered last. Whoever fails loses the place to the next one, and gets it back when that one fails.
     preferred: AtomicUsize,
     call_timeout: Duration,
@@ -24,7 +25,7 @@ pub(crate) struct Members {
 
 pub(crate) struct Member {
     pub(crate) place: String,
-    pub(crate) client: Client,
+    client: Client,
     index: usize,
 }
 
@@ -37,9 +38,7 @@ impl Members {
             .with_require_leader(true);
         let mut members = Vec::new();
         for (index, place) in config.endpoints.iter().enumerate() {
-            let client = Client::connect([format!("http://{place}")], Some(options.clone()))
-                .await
-                .map_err(|error| StoreError::Refused(format!("{place}: {error}")))?;
+            let client = connect(place, &options).await?;
             members.push(Member { place: place.clone(), client, index });
         }
         if members.is_empty() {
@@ -47,6 +46,7 @@ impl Members {
         }
         Ok(Self {
             members,
+            options,
             preferred: AtomicUsize::new(0),
             call_timeout: config.call_timeout,
             resend: config.sabotage == Sabotage::ResentCommits,
@@ -116,6 +116,12 @@ impl Members {
         Err((place, if unclear { Failure::Unclear(why) } else { Failure::NotDone(why) }))
     }
 
+    /// A new connection to this member, for a watch: changes that nobody reads fill a connection's window, and neither
+    /// calls nor other watches may wait behind them.
+    pub(crate) async fn connection_of_its_own(&self, member: &Member) -> Result<Client, StoreError> {
+        connect(&member.place, &self.options).await
+    }
+
     /// All members, the one that answered last first.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = &Member> {
         self.from(self.preferred())
@@ -143,6 +149,13 @@ impl Members {
     fn from(&self, start: usize) -> impl Iterator<Item = &Member> {
         self.members.iter().cycle().skip(start).take(self.members.len())
     }
+}
+
+/// Does no I/O: the connection is made with the first call.
+async fn connect(place: &str, options: &ConnectOptions) -> Result<Client, StoreError> {
+    Client::connect([format!("http://{place}")], Some(options.clone()))
+        .await
+        .map_err(|error| StoreError::Refused(format!("{place}: {error}")))
 }
 
 impl Member {

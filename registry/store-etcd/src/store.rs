@@ -52,7 +52,7 @@ impl std::fmt::Debug for EtcdStore {
 
 impl EtcdStore {
     /// A store on these members. Does no I/O: a cluster that is not there shows at the first call. Must be called
-    /// inside a tokio runtime.
+    /// inside a tokio runtime that lives as long as the store: its connections run there.
     ///
     /// # Errors
     /// [`StoreError::Refused`] when an endpoint is no address.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domicile_model::Revision;
 use domicile_store::{Batch, Change, StoreError, Watcher};
-use etcd_client::{Event, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Client, Event, WatchOptions, WatchResponse, WatchStream};
 
 use crate::answer;
 use crate::failure::Failure;
@@ -20,6 +20,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct EtcdWatcher {
     stream: WatchStream,
+    /// Lives as long as the stream that runs on it.
+    _connection: Client,
     members: Arc<Members>,
     member: usize,
     place: String,
@@ -36,12 +38,14 @@ pub(crate) async fn start(
 ) -> Result<Box<dyn Watcher>, StoreError> {
     let mut failed = Vec::new();
     for member in members.in_order() {
+        let connection = members.connection_of_its_own(member).await?;
         let opened =
-            tokio::time::timeout(members.call_timeout(), open(member.client.watch_client(), prefix, from));
+            tokio::time::timeout(members.call_timeout(), open(connection.watch_client(), prefix, from));
         match opened.await {
             Ok(Ok(stream)) => {
                 return Ok(Box::new(EtcdWatcher {
                     stream,
+                    _connection: connection,
                     members: Arc::clone(members),
                     member: member.index(),
                     place: member.place.clone(),

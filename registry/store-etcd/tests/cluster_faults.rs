@@ -323,3 +323,27 @@ async fn a_listing_of_large_values_comes_in_pages_that_can_be_read() {
     assert_eq!(listing.entries.len(), 40);
     assert!(listing.entries.iter().all(|entry| entry.value.len() == large.len()));
 }
+
+/// Watches whose owner is busy keep their changes to themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_nobody_reads_do_not_hold_up_calls() {
+    let cluster = EtcdCluster::start(1).await.unwrap();
+    let store = store_at(&cluster.endpoints()).await;
+    let from = done(&store, put(0, "start")).await.next();
+    let mut watches = Vec::new();
+    for _ in 0..5 {
+        watches.push(store.watch(from).await.unwrap());
+    }
+    let large = "x".repeat(1_000_000);
+    for n in 0..20 {
+        done(&store, put(n, &large)).await;
+        assert_eq!(value(&store, n).await.unwrap().map(|value| value.len()), Some(large.len()));
+    }
+    // And lose none.
+    for mut watch in watches {
+        let mut told = 0;
+        while told < 20 {
+            told += tokio::time::timeout(BOUND, watch.next()).await.unwrap().unwrap().changes.len();
+        }
+    }
+}
