@@ -76,6 +76,9 @@ pub enum BuildError {
     /// The witness's memory can't be used.
     #[error(transparent)]
     Witness(#[from] domicile_router_core::witness::JournalError),
+    /// The last-good file can't be used.
+    #[error("--state: {0}")]
+    LastGood(#[from] domicile_mirror::LastGoodError),
     /// Something that only a mistake of ours, or a machine out of threads, explains.
     #[error("the router can't start: {0}")]
     Machine(String),
@@ -141,6 +144,8 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     };
     let (store, proofs): (Arc<dyn Store>, Proofs) = match &config.registry {
         Registry::File(path) => {
+            // It starts a task that looks whether the file has changed.
+            let _here = runtime.enter();
             let store = FileStore::open(path).map_err(|e| BuildError::Registry(e.to_string()))?;
             (Arc::new(store), Proofs::NotNeeded)
         }
@@ -166,7 +171,13 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     };
     let mirror = {
         let _here = runtime.enter();
-        Mirror::start(store.clone(), clock.clone(), mirror_options(&config))
+        // A file registry is its own last-good copy.
+        let last_good = match &config.registry {
+            Registry::Etcd(_) => config.state.as_ref().map(|dir| dir.join("table")),
+            Registry::File(_) => None,
+        };
+        let options = domicile_mirror::Options { last_good, ..domicile_mirror::Options::default() };
+        Mirror::start(store.clone(), clock.clone(), options)?
     };
     let idle = Arc::new(Notify::new());
     let bell = idle.clone();
@@ -191,10 +202,6 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         config,
     });
     Ok(App { shared, runtime, admin, peer, log: log_thread })
-}
-
-fn mirror_options(_config: &Config) -> domicile_mirror::Options {
-    domicile_mirror::Options::default()
 }
 
 /// Runs until told to stop (SIGTERM: drains; SIGINT: at once). Returns when everything is closed.

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use crate::state::{Proofs, Shared, millis};
 
 /// The routes.
-#[must_use]
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

@@ -20,7 +20,6 @@ const MOST_ASKS: usize = 1_000;
 const MOST_BYTES: usize = 1 << 20;
 
 /// The routes.
-#[must_use]
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/witness", post(witness))

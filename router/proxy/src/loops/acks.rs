@@ -23,6 +23,8 @@ const TTL: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(4);
 /// A probe that old says nothing any more.
 const PROBED: Duration = Duration::from_secs(2);
+/// How long the disk may take to keep what is acknowledged; then it is not, and tried again.
+const DISK: Duration = Duration::from_secs(2);
 /// Between two probes.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 
@@ -59,7 +61,11 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
         let table = shared.table();
         if let Some(said) = said(shared, &table).filter(|_| alive) {
             let renew = last.as_ref().is_none_or(|(_, at)| now.since(*at) >= TTL / 3);
-            if renew || last.as_ref().is_none_or(|(old, _)| *old != said) {
+            let changed = last.as_ref().is_none_or(|(old, _)| *old != said);
+            // Acknowledged only once a start without the registry would know it, too.
+            let kept = (renew || changed)
+                && tokio::time::timeout(DISK, shared.mirror.persisted(said.placements)).await.is_ok();
+            if kept {
                 match write(shared, &mut lease, &table, &said, renew).await {
                     Ok(()) => {
                         shared.metrics.acks.inc();

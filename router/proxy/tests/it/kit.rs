@@ -1,0 +1,385 @@
+//! Routers, applications and a small fleet for the tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use domicile_chaos_kit::etcd::EtcdCluster;
+use domicile_chaos_kit::ports::free_address;
+use domicile_chaos_kit::process::{Process, Spec};
+use domicile_chaos_kit::wait::eventually;
+use domicile_model::fleet::HostClaim;
+use domicile_model::{
+    Cell, CellId, ClosedReason, Country, Epoch, FenceConstants, HostPattern, JurisdictionId, Phase,
+    Placement, Region, RegionId, Residency, Revision, RouterId, RouterState, Tenant, TenantId, WitnessSet,
+    WitnessState, World, WorldId,
+};
+use domicile_store::codec::{decode, encode};
+use domicile_store::right::{first_right, take_right};
+use domicile_store::{Commit, Key, Op, Store, Txn};
+use domicile_store_etcd::EtcdStore;
+use tokio::sync::Notify;
+
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_domicile-router");
+
+/// Short, so that tests need not wait long; far apart enough for a busy machine.
+pub(crate) const QUICK: FenceConstants =
+    FenceConstants { fence_ms: 3_000, renew_ms: 300, drain_ms: 600, stop_ms: 300, drift_ppm: 10_000 };
+
+/// An application that says what it saw.
+pub(crate) struct Origin {
+    pub(crate) addr: SocketAddr,
+    pub(crate) hits: Arc<AtomicUsize>,
+    pub(crate) seen: Arc<Mutex<Vec<http::HeaderMap>>>,
+    /// `/gated` answers once this is set.
+    pub(crate) open: Arc<AtomicBool>,
+    rung: Arc<Notify>,
+    _server: AbortOnDrop,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    name: &'static str,
+    hits: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<http::HeaderMap>>>,
+    open: Arc<AtomicBool>,
+    rung: Arc<Notify>,
+}
+
+impl Origin {
+    pub(crate) async fn start(name: &'static str) -> Self {
+        let listener = tokio::net::TcpListener::bind(free_address().unwrap()).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (hits, seen) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<http::HeaderMap>>>::default());
+        let (open, rung) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+        let app =
+            App { name, hits: hits.clone(), seen: seen.clone(), open: open.clone(), rung: rung.clone() };
+        let routes = axum::Router::new().fallback(answer).with_state(app);
+        let task = tokio::spawn(async move {
+            let _ = axum::serve(listener, routes).await;
+        });
+        Self { addr, hits, seen, open, rung, _server: AbortOnDrop(task) }
+    }
+
+    pub(crate) fn hits(&self) -> usize {
+        self.hits.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        self.rung.notify_waiters();
+    }
+
+    pub(crate) fn last(&self) -> http::HeaderMap {
+        self.seen.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+async fn answer(State(app): State<App>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    app.seen.lock().unwrap().push(head.headers.clone());
+    app.hits.fetch_add(1, Ordering::SeqCst);
+    if head.uri.path() == "/gated" {
+        loop {
+            let ring = app.rung.notified();
+            if app.open.load(Ordering::SeqCst) {
+                break;
+            }
+            ring.await;
+        }
+    }
+    if head.uri.path() == "/own-421" {
+        return (http::StatusCode::MISDIRECTED_REQUEST, [("domicile-gate", "moved")], "mine").into_response();
+    }
+    let body = axum::body::to_bytes(body, 64 << 20).await.unwrap_or_default();
+    let text = format!("{} {} {}", app.name, head.method, body.len());
+    // Our own names from an application must not get out.
+    ([("domicile-epoch", "99"), ("x-app", app.name)], text).into_response()
+}
+
+/// A running router.
+pub(crate) struct Router {
+    pub(crate) process: Process,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) id: String,
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+impl Router {
+    /// Starts the binary and waits until it is ready.
+    pub(crate) async fn start(name: &str, dir: &Path, args: &[String]) -> Self {
+        let r = Self::launch(name, dir, BIN, args, &[]);
+        r.until_ready().await;
+        r
+    }
+
+    /// The same router, broken on purpose: see `sabotaged_router_process` in proofs.rs.
+    pub(crate) async fn start_sabotaged(name: &str, dir: &Path, args: &[String]) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let test = ["proofs::sabotaged_router_process", "--exact", "--ignored", "--nocapture"];
+        let r = Self::launch(name, dir, exe.to_str().unwrap(), args, &test);
+        r.until_ready().await;
+        r
+    }
+
+    pub(crate) fn launch(name: &str, dir: &Path, program: &str, args: &[String], before: &[&str]) -> Self {
+        let value = |flag: &str| {
+            let at = args.iter().position(|a| a == flag);
+            at.and_then(|i| args.get(i + 1)).and_then(|v| v.parse().ok())
+        };
+        let listen = value("--listen").unwrap_or_else(|| free_address().unwrap());
+        let admin = value("--admin").unwrap_or_else(|| free_address().unwrap());
+        let mut all = args.to_vec();
+        if value("--listen").is_none() {
+            all.extend(["--listen".into(), listen.to_string()]);
+        }
+        if value("--admin").is_none() {
+            all.extend(["--admin".into(), admin.to_string()]);
+        }
+        let spec = if before.is_empty() {
+            Spec::new(name, program, dir).args(&all)
+        } else {
+            Spec::new(name, program, dir).args(before).env("DOMICILE_TEST_ARGS", all.join("\n"))
+        };
+        Self { process: Process::start(spec).unwrap(), listen, admin, id: name.to_owned() }
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        let url = format!("http://{}/readyz", self.admin);
+        let client = client();
+        self.process
+            .until(SOON, "it is ready", || {
+                let ask = client.get(&url).send();
+                async move { ask.await.is_ok_and(|a| a.status() == 200) }
+            })
+            .await
+            .unwrap();
+        self.process.until_listening(SOON, self.listen).await.unwrap();
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
+        let answer = client().get(format!("http://{}{path}", self.admin)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// GET for a host.
+    pub(crate) async fn get(&self, host: &str, path: &str) -> reqwest::Result<reqwest::Response> {
+        client().get(self.url(path)).header("host", host).send().await
+    }
+}
+
+pub(crate) fn region(name: &str) -> RegionId {
+    RegionId::new(name).unwrap()
+}
+
+pub(crate) fn cell() -> CellId {
+    CellId::new("mercy").unwrap()
+}
+
+pub(crate) const HOST: &str = "mercy.example.com";
+
+/// An etcd with a fleet of one cell in it, and what stands around it: an application and a gate in each of two
+/// regions, and an edge in a third.
+pub(crate) struct Fleet {
+    pub(crate) etcd: EtcdCluster,
+    pub(crate) store: EtcdStore,
+    pub(crate) world: World,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) east: Origin,
+    pub(crate) west: Origin,
+    pub(crate) gates: BTreeMap<&'static str, SocketAddr>,
+}
+
+impl Fleet {
+    pub(crate) async fn new() -> Self {
+        let etcd = EtcdCluster::start_linked(1).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), "s3cret\n").unwrap();
+        let direct = format!("etcd://{}", etcd.members()[0].direct());
+        let store = EtcdStore::connect(direct.parse().unwrap()).await.unwrap();
+        let (east, west) = (Origin::start("east").await, Origin::start("west").await);
+        let world = World { id: WorldId::new(), reconciled: true, constants: QUICK };
+        let gates: BTreeMap<_, _> =
+            ["us-east-1", "us-west-2"].into_iter().map(|r| (r, free_address().unwrap())).collect();
+        let mut txn = Txn::bare().op(Op::Put(Key::World, encode(&world), None));
+        for (id, country) in [("us-east-1", "US"), ("us-west-2", "US"), ("eu-west-1", "IE")] {
+            let ingress = gates.get(id).copied().into_iter().collect();
+            let id = region(id);
+            let record = Region { id: id.clone(), country: Country::new(country).unwrap(), ingress };
+            txn = txn.put(Key::Region(id), &record);
+        }
+        let record = Cell {
+            id: cell(),
+            primary: region("us-east-1"),
+            dr: region("us-west-2"),
+            rpo_ms: Cell::DEFAULT_RPO_MS,
+            ingress: BTreeMap::new(),
+            application: BTreeMap::from([
+                (region("us-east-1"), vec![east.addr]),
+                (region("us-west-2"), vec![west.addr]),
+            ]),
+            database: None,
+        };
+        txn = txn.put(Key::Cell(cell()), &record);
+        let tenant = TenantId::new("mercy").unwrap();
+        let host = HostPattern::new(HOST).unwrap();
+        txn = txn.put(Key::Host(host.clone()), &HostClaim { tenant: tenant.clone() });
+        let allowed = Some(BTreeSet::from([JurisdictionId::new("US").unwrap()]));
+        let record = Tenant {
+            id: tenant.clone(),
+            name: "Mercy".into(),
+            cell: cell(),
+            hosts: BTreeSet::from([host]),
+            residency: Residency { allowed, overrides: BTreeMap::new() },
+        };
+        txn = txn.put(Key::Tenant(tenant), &record);
+        let witnesses = ["gate-us-east-1", "gate-us-west-2", "edge"].map(|w| RouterId::new(w).unwrap());
+        let placement = Placement {
+            cell: cell(),
+            epoch: Epoch::FIRST,
+            holder: Some(region("us-east-1")),
+            standby: Some(region("us-west-2")),
+            phase: Phase::Serving,
+            moving: None,
+            witnesses: WitnessSet::of(witnesses.into()),
+        };
+        let txn = first_right(txn, &placement).unwrap();
+        assert!(matches!(store.commit(txn).await.unwrap(), Commit::Done(_)));
+        Self { etcd, store, world, dir, east, west, gates }
+    }
+
+    pub(crate) fn args(&self, role: &str, id: &str, region: &str) -> Vec<String> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut args: Vec<String> = [
+            "--role",
+            role,
+            "--id",
+            id,
+            "--region",
+            region,
+            "--registry",
+            &self.etcd.url(),
+            "--peer",
+            &free_address().unwrap().to_string(),
+            "--state",
+            &path(id),
+            "--access-log",
+            &path(&format!("{id}.log")),
+            "--trusted-networks",
+            "127.0.0.0/8",
+            "--peer-secret",
+            &format!("file:{}", path("secret")),
+            "--drain-ms",
+            "50",
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        if let Some(listen) = self.gates.get(region).filter(|_| role == "gate") {
+            args.extend(["--listen".into(), listen.to_string()]);
+        }
+        args
+    }
+
+    pub(crate) async fn gate(&self, region: &str) -> Router {
+        let id = format!("gate-{region}");
+        Router::start(&id, self.dir.path(), &self.args("gate", &id, region)).await
+    }
+
+    pub(crate) async fn edge(&self) -> Router {
+        Router::start("edge", self.dir.path(), &self.args("edge", "edge", "eu-west-1")).await
+    }
+
+    pub(crate) async fn placement(&self) -> (Placement, Revision) {
+        let (_, entries) = self.store.read(&[Key::Placement(cell())]).await.unwrap();
+        let entry = entries.into_iter().next().flatten().unwrap();
+        (decode(&entry.value).unwrap(), entry.modified)
+    }
+
+    /// Changes the placement as the control plane does; the revision of the change.
+    pub(crate) async fn place(&self, change: impl FnOnce(&mut Placement)) -> Revision {
+        let (old, seen) = self.placement().await;
+        let mut new = old.clone();
+        change(&mut new);
+        let (txn, _) = take_right(Txn::in_world(&self.world), &old, seen, new).unwrap();
+        match self.store.commit(txn).await.unwrap() {
+            Commit::Done(revision) => revision,
+            refused @ Commit::Refused { .. } => panic!("{refused:?}"),
+        }
+    }
+
+    pub(crate) async fn hold(&self, for_ms: u64) -> Revision {
+        self.place(|p| p.phase = Phase::Holding { for_ms }).await
+    }
+
+    pub(crate) async fn close(&self, for_ms: u64) -> Revision {
+        self.place(|p| {
+            p.phase = Phase::Closed { reason: ClosedReason::Moving, for_ms };
+            p.holder = None;
+        })
+        .await
+    }
+
+    pub(crate) async fn serve(&self, by: &str) -> Revision {
+        let by = region(by);
+        self.place(|p| {
+            p.phase = Phase::Serving;
+            p.holder = Some(by);
+        })
+        .await
+    }
+
+    pub(crate) async fn router_state(&self, id: &str) -> Option<RouterState> {
+        let key = Key::Router(RouterId::new(id).unwrap());
+        let (_, entries) = self.store.read(&[key]).await.unwrap();
+        entries.into_iter().next().flatten().map(|e| decode(&e.value).unwrap())
+    }
+
+    pub(crate) async fn witness_state(&self, id: &str) -> Option<WitnessState> {
+        let key = Key::Witness(RouterId::new(id).unwrap());
+        let (_, entries) = self.store.read(&[key]).await.unwrap();
+        entries.into_iter().next().flatten().map(|e| decode(&e.value).unwrap())
+    }
+
+    /// Waits until these routers have acknowledged a revision with nothing in flight.
+    pub(crate) async fn acknowledged(&self, ids: &[&str], revision: Revision) {
+        for id in ids {
+            eventually(SOON, &format!("{id} acknowledges {revision} with nothing in flight"), || async {
+                self.router_state(id).await.is_some_and(|s| s.applied >= revision && s.busy.is_empty())
+            })
+            .await
+            .unwrap();
+        }
+    }
+}
+
+/// Waits until a router answers a GET with this status.
+pub(crate) async fn until_status(router: &Router, path: &str, status: u16) {
+    eventually(SOON, &format!("{} answers {status} to {path}", router.id), || async {
+        router.get(HOST, path).await.is_ok_and(|a| a.status() == status)
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", router.process.tail()));
+}

@@ -1,0 +1,8 @@
+//! The router as a user runs it: the real binary, real sockets, and a real etcd where it follows one.
+
+mod admission;
+mod doors;
+mod file_mode;
+mod kit;
+mod moves;
+mod proofs;

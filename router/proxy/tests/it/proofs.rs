@@ -1,0 +1,148 @@
+//! One writer: what a gate does without proof, and that these tests would see it if it did not.
+
+use std::time::Duration;
+
+use clap::Parser;
+use domicile_chaos_kit::wait::eventually;
+use domicile_router::config::{Given, Sabotage, parse};
+
+use crate::kit::{Fleet, HOST, QUICK, Router, SOON, client, until_status};
+
+/// Not a test: the process of a router that is broken on purpose. The product has no switch that leads here.
+#[test]
+#[ignore = "started by other tests as a process of its own"]
+fn sabotaged_router_process() {
+    let Ok(args) = std::env::var("DOMICILE_TEST_ARGS") else { return };
+    let given = Given::try_parse_from(std::iter::once("domicile-router").chain(args.lines())).unwrap();
+    let mut config = parse(given).unwrap();
+    config.sabotage = Sabotage::AnswersUnchecked;
+    domicile_router::app::build(config).and_then(domicile_router::app::run).unwrap();
+}
+
+#[tokio::test]
+async fn a_gate_that_loses_the_registry_stops_within_a_fence() {
+    let mut fleet = Fleet::new().await;
+    // Alone: one witness of three is not enough.
+    let gate = fleet.gate("us-east-1").await;
+    until_status(&gate, "/", 200).await;
+    let clock = domicile_model::clock::Clock::Machine;
+    fleet.etcd.kill(0);
+    let cut = clock.now();
+    eventually(SOON, "it admits nothing any more", || async {
+        gate.get(HOST, "/").await.unwrap().status() == 503
+    })
+    .await
+    .unwrap();
+    let hits = fleet.east.hits();
+    let took = clock.now().since(cut);
+    // The last answer may have waited for a proof for two seconds.
+    assert!(took < QUICK.fence() + Duration::from_secs(3), "{took:?}");
+    assert_eq!(gate.get(HOST, "/").await.unwrap().status(), 503);
+    assert_eq!(fleet.east.hits(), hits);
+    fleet.etcd.restart(0).unwrap();
+    until_status(&gate, "/", 200).await;
+}
+
+/// SIGSTOP between admitting and answering, woken after the move: the application has answered, the gate must not.
+async fn sleeps_through_a_move(sabotaged: bool) -> reqwest::Result<reqwest::StatusCode> {
+    let fleet = Fleet::new().await;
+    let args = fleet.args("gate", "gate-us-east-1", "us-east-1");
+    let gate = if sabotaged {
+        Router::start_sabotaged("gate-us-east-1", fleet.dir.path(), &args).await
+    } else {
+        Router::start("gate-us-east-1", fleet.dir.path(), &args).await
+    };
+    until_status(&gate, "/", 200).await;
+    let request = tokio::spawn(client().post(gate.url("/gated")).header("host", HOST).body("write").send());
+    eventually(SOON, "the application has the request", || async {
+        gate.admin("/inflight").await.1.contains("\"in_flight\":1") && fleet.east.hits() > 0
+    })
+    .await
+    .unwrap();
+    eventually(SOON, "the application has the write", || async {
+        fleet.east.last().get("content-length").is_some()
+    })
+    .await
+    .unwrap();
+    gate.process.pause();
+    fleet.east.let_go();
+    fleet.close(1_000).await;
+    domicile_model::clock::pause(QUICK.wait() + Duration::from_millis(200)).await;
+    fleet.serve("us-west-2").await;
+    gate.process.resume();
+    let answer = tokio::time::timeout(SOON, request).await.unwrap().unwrap()?;
+    Ok(answer.status())
+}
+
+#[tokio::test]
+async fn a_gate_that_slept_through_a_move_acknowledges_nothing() {
+    match sleeps_through_a_move(false).await {
+        Ok(status) => assert_eq!(status, 502),
+        // Cut.
+        Err(error) => assert!(!error.is_timeout(), "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn without_the_check_the_same_gate_would_acknowledge() {
+    assert_eq!(sleeps_through_a_move(true).await.unwrap(), 200, "the test above could not fail");
+}
+
+#[tokio::test]
+async fn witnesses_carry_a_gate_through_an_outage_of_the_registry() {
+    let mut fleet = Fleet::new().await;
+    let east = fleet.gate("us-east-1").await;
+    let _west = fleet.gate("us-west-2").await;
+    let edge = fleet.edge().await;
+    until_status(&edge, "/", 200).await;
+    for id in ["gate-us-east-1", "gate-us-west-2", "edge"] {
+        eventually(SOON, "every witness has said where it answers", || async {
+            fleet.witness_state(id).await.is_some()
+        })
+        .await
+        .unwrap();
+    }
+    // The tables must have heard of the witnesses, too.
+    domicile_model::clock::pause(Duration::from_millis(500)).await;
+    fleet.etcd.kill(0);
+    let clock = domicile_model::clock::Clock::Machine;
+    let from = clock.now();
+    let client = client();
+    let mut answers = 0;
+    while clock.now().since(from) < QUICK.fence() * 3 {
+        let answer = client.post(edge.url("/")).header("host", HOST).body("write").send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", east.process.tail());
+        answers += 1;
+        domicile_model::clock::pause(Duration::from_millis(20)).await;
+    }
+    assert!(answers > 50);
+    fleet.etcd.restart(0).unwrap();
+    fleet.etcd.until_healthy().await.unwrap();
+    until_status(&edge, "/", 200).await;
+}
+
+#[tokio::test]
+async fn a_gate_whose_watch_is_cut_gives_no_answer_after_the_move() {
+    let fleet = Fleet::new().await;
+    let link = domicile_chaos_kit::link::Link::start(fleet.etcd.members()[0].direct()).await.unwrap();
+    let mut args = fleet.args("gate", "gate-us-east-1", "us-east-1");
+    let at = args.iter().position(|a| a == "--registry").unwrap();
+    args[at + 1] = format!("etcd://{}", link.addr());
+    let gate = Router::start("gate-us-east-1", fleet.dir.path(), &args).await;
+    until_status(&gate, "/", 200).await;
+    let request = tokio::spawn(client().post(gate.url("/gated")).header("host", HOST).body("write").send());
+    eventually(SOON, "it is in flight", || async {
+        gate.admin("/inflight").await.1.contains("\"in_flight\":1")
+    })
+    .await
+    .unwrap();
+    // Nothing comes back from the registry any more, and the connections stay.
+    link.control().cut_backward();
+    fleet.close(1_000).await;
+    domicile_model::clock::pause(QUICK.wait()).await;
+    fleet.serve("us-west-2").await;
+    fleet.east.let_go();
+    let answer = tokio::time::timeout(SOON, request).await.unwrap().unwrap();
+    assert!(answer.is_err() || answer.is_ok_and(|a| a.status() == 502));
+    assert_eq!(gate.get(HOST, "/").await.unwrap().status(), 503);
+}
