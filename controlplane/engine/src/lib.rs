@@ -21,6 +21,10 @@ mod run;
 pub mod sampling;
 mod snapshot;
 mod start;
+#[cfg(test)]
+mod testkit;
+#[cfg(test)]
+mod tests;
 mod undo;
 pub mod witnesses;
 

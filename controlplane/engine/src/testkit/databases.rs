@@ -1,0 +1,269 @@
+//! Two servers behind agents: tokens, fences, timelines, and faults that a test asks for.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domicile_api::agent::{Fork, LossReport};
+use domicile_model::clock::pause;
+use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
+
+use super::{A, B, Fault, Sim, World2, lsn, region};
+use crate::provider::{
+    Databases, EffectError, Job, Observation, PrimarySample, Promoted, Sample, StandbySample,
+};
+
+pub(crate) struct FakeDatabases(pub(crate) Sim);
+
+impl FakeDatabases {
+    /// The way of every effect: it arrives or not, the token is looked at, it is done once or twice, the answer
+    /// arrives or not.
+    async fn effect<T>(
+        &self,
+        name: &str,
+        at: &RegionId,
+        token: &Token,
+        mut apply: impl FnMut(&mut World2) -> Result<T, EffectError>,
+    ) -> Result<T, EffectError> {
+        pause(Duration::from_millis(5)).await;
+        let mut world = self.0.world();
+        let fault = world.faults.iter().position(|(n, _)| n == name).map(|i| world.faults.remove(i).1);
+        let unanswered = || EffectError::Unknown(format!("{name} in {at} was not answered"));
+        match fault {
+            Some(Fault::Refused) => return Err(EffectError::Refused(format!("{name} in {at} was refused"))),
+            Some(Fault::LostBefore) => return Err(unanswered()),
+            _ => {}
+        }
+        if !world.servers[at].reachable {
+            return Err(unanswered());
+        }
+        let lower = world.servers[at].highest.as_ref().is_some_and(|h| token.rank() < h.rank());
+        world.effects.push((name.to_owned(), at.clone(), token.rank(), !lower));
+        if lower && !world.ignore_tokens {
+            return Err(EffectError::Deposed(format!("{name} in {at}: a higher token was seen")));
+        }
+        if let Some(server) = world.servers.get_mut(at).filter(|_| !lower) {
+            server.highest = Some(token.clone());
+        }
+        let mut result = apply(&mut world);
+        if world.twice {
+            result = apply(&mut world);
+        }
+        if fault == Some(Fault::LostAfter) { Err(unanswered()) } else { result }
+    }
+}
+
+fn other(at: &RegionId) -> RegionId {
+    region(if at.as_str() == A { B } else { A })
+}
+
+#[async_trait]
+impl Databases for FakeDatabases {
+    async fn observe(&self, _: &Cell, at: &RegionId) -> Observation {
+        pause(Duration::from_millis(2)).await;
+        let world = self.0.world();
+        let server = &world.servers[at];
+        if !server.reachable {
+            return Observation { problems: vec![format!("{at} does not answer")], ..Observation::default() };
+        }
+        Observation {
+            reachable: true,
+            writable: Some(server.writable),
+            standby: Some(server.standby),
+            system_id: Some("7300".to_owned()),
+            timeline: Some(server.timeline),
+            fork: server.fork,
+            flushed: server.writable.then(|| lsn(server.flushed)),
+            replayed: server.standby.then(|| lsn(server.flushed)),
+            checkpoint: Some(lsn(server.checkpoint)),
+            streaming: Some(server.streaming),
+            fence: server.fence.clone(),
+            highest: server.highest.clone(),
+            follow: server.follow.clone(),
+            losses: server.losses.clone(),
+            loss_slot: Some(true),
+            prepared_transactions: Some(0),
+            can_rewind: Some(true),
+            problems: Vec::new(),
+        }
+    }
+
+    async fn settle(&self, _: &Cell, at: &RegionId, token: &Token) -> Result<(), EffectError> {
+        self.effect("settle", at, token, |_| Ok(())).await
+    }
+
+    async fn fence(
+        &self,
+        cell: &Cell,
+        at: &RegionId,
+        token: &Token,
+        epoch: Epoch,
+        _: Duration,
+        _: bool,
+    ) -> Result<(HandoverToken, bool), EffectError> {
+        self.effect("fence", at, token, |world| {
+            let cut = world.link_cut;
+            let server = world.servers.get_mut(at).expect("two servers");
+            let clean = server.fence.as_ref().map_or(server.writable, |f| f.1);
+            if server.fence.is_none() && server.writable {
+                server.checkpoint = server.flushed;
+                server.flushed += 10;
+            }
+            let handover = HandoverToken {
+                cell: cell.id.clone(),
+                epoch,
+                system_id: "7300".to_owned(),
+                timeline: server.timeline,
+                checkpoint: lsn(server.checkpoint),
+                token: token.clone(),
+            };
+            (server.writable, server.standby, server.streaming) = (false, false, false);
+            server.fence = Some((handover.clone(), clean));
+            let (flushed, xid) = (server.flushed, server.xid);
+            let standby = world.servers.get_mut(&other(at)).expect("two servers");
+            if clean && !cut && standby.standby && standby.streaming {
+                (standby.flushed, standby.xid) = (flushed, xid);
+            }
+            Ok((handover, clean))
+        })
+        .await
+    }
+
+    async fn unfence(&self, _: &Cell, at: &RegionId, token: &Token) -> Result<(), EffectError> {
+        self.effect("unfence", at, token, |world| {
+            if world.servers[&other(at)].writable {
+                world.violations.push("the old primary was opened again beside a new one".to_owned());
+            }
+            let server = world.servers.get_mut(at).expect("two servers");
+            server.fence = None;
+            (server.writable, server.streaming) = (true, true);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn promote(
+        &self,
+        _: &Cell,
+        at: &RegionId,
+        token: &Token,
+        _: Epoch,
+        handover: Option<&HandoverToken>,
+    ) -> Result<Promoted, EffectError> {
+        let fence = self.0.registry.constants.fence();
+        let now = self.0.clock.now();
+        self.effect("promote", at, token, |world| {
+            let server = &world.servers[at];
+            if let Some(fork) = server.fork.filter(|_| server.writable) {
+                return Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork });
+            }
+            if handover.is_some_and(|h| lsn(server.flushed) <= h.checkpoint) {
+                return Err(EffectError::Refused("not replayed past the handover".to_owned()));
+            }
+            let old = &world.servers[&other(at)];
+            let lost = old.xid.saturating_sub(server.xid);
+            let mut found = Vec::new();
+            if world.may_still_write(&other(at), now, fence) || (old.reachable && old.writable) {
+                found.push("promoted while the old primary may still acknowledge".to_owned());
+            }
+            if lost > 0 && world.planned {
+                found.push(format!("a planned move lost {lost} transactions"));
+            }
+            if world.placements.last().is_some_and(|p| p.holder.is_some()) {
+                found.push("promoted while somebody held the cell".to_owned());
+            }
+            world.violations.extend(found);
+            let server = world.servers.get_mut(at).expect("two servers");
+            let fork = Fork { parent: server.timeline, at: lsn(server.flushed) };
+            server.timeline += 1;
+            server.promotions += 1;
+            server.fork = Some(fork);
+            server.lost = lost;
+            (server.writable, server.standby, server.streaming) = (true, false, false);
+            Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork })
+        })
+        .await
+    }
+
+    async fn verify(&self, _: &Cell, at: &RegionId, token: &Token) -> Result<(), EffectError> {
+        self.effect("verify", at, token, |world| match world.servers[at].writable {
+            true => Ok(()),
+            false => Err(EffectError::Refused("not writable".to_owned())),
+        })
+        .await
+    }
+
+    async fn follow(
+        &self,
+        _: &Cell,
+        at: &RegionId,
+        upstream: &RegionId,
+        _: Option<Fork>,
+        token: &Token,
+    ) -> Result<(), EffectError> {
+        self.effect("follow", at, token, |world| {
+            let lost = world.servers[upstream].lost;
+            let mut found = Vec::new();
+            if lost > 0 && world.servers[at].losses.as_ref().is_none_or(|j| j.outcome.is_none()) {
+                found.push("rewound before the lost transactions were exported".to_owned());
+            }
+            world.violations.extend(found);
+            let up = world.servers[upstream].clone();
+            let server = world.servers.get_mut(at).expect("two servers");
+            server.fence = None;
+            (server.writable, server.standby, server.streaming) = (false, true, true);
+            (server.timeline, server.fork) = (up.timeline, up.fork);
+            (server.flushed, server.xid) = (up.flushed, up.xid);
+            server.follow =
+                Some(Job { token: token.clone(), how: "attach".to_owned(), outcome: Some(Ok(())) });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn export_losses(
+        &self,
+        _: &Cell,
+        at: &RegionId,
+        _: Fork,
+        token: &Token,
+    ) -> Result<(), EffectError> {
+        self.effect("export", at, token, |world| {
+            let server = world.servers.get_mut(at).expect("two servers");
+            server.losses =
+                Some(Job { token: token.clone(), how: "export".to_owned(), outcome: Some(Ok(())) });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn losses(
+        &self,
+        _: &Cell,
+        _: &RegionId,
+        moving: MoveId,
+    ) -> Result<Option<LossReport>, EffectError> {
+        let fork = Fork { parent: 1, at: lsn(0) };
+        let (own, rows_at) = (0, String::new());
+        Ok(Some(LossReport { moving, fork, transactions: Vec::new(), own, rows_at, blind_spots: Vec::new() }))
+    }
+
+    async fn sample(&self, _: &Cell, holder: &RegionId) -> Sample {
+        let asked = self.0.clock.now();
+        let world = self.0.world();
+        let (primary, standby) = (&world.servers[holder], &world.servers[&other(holder)]);
+        Sample {
+            primary: (primary.reachable && primary.writable).then(|| PrimarySample {
+                asked,
+                flushed: lsn(primary.flushed),
+                next_xid: primary.xid,
+                streaming: true,
+            }),
+            standby: (standby.reachable && standby.standby).then(|| StandbySample {
+                asked,
+                replayed: lsn(standby.flushed),
+                data_age_ms: Some(100),
+                streaming: standby.streaming,
+            }),
+        }
+    }
+}

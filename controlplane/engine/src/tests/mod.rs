@@ -1,0 +1,16 @@
+//! What must hold of every definition, proved in simulation; each safety check is also seen failing.
+
+mod deposed;
+mod faults;
+mod happy;
+mod killed;
+mod loss;
+
+use std::future::Future;
+
+/// Runs one simulation in a runtime of its own, with paused time. Whatever it spawned ends with it, so that a test
+/// of a hundred simulations does not drag the finished ones along.
+fn simulate<T>(simulation: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime without I/O always starts").block_on(simulation)
+}
