@@ -9,10 +9,14 @@ pub mod freshness;
 mod lastgood;
 pub mod mirror;
 pub mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 pub use entry::{CellEntry, Placed, TenantEntry};
 pub use freshness::{Freshness, Source};
 pub use lastgood::LastGoodError;
-pub use mirror::{Mirror, Options, RefreshError};
+pub use mirror::{Counts, Mirror, Options, RefreshError};
 pub use table::{Applied, Refusal, Relisted, RoutingTable};

@@ -36,6 +36,19 @@ impl Default for Options {
     }
 }
 
+/// How often things happened since the start, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Full listings that were taken over.
+    pub listings: u64,
+    /// Times that the registry did not answer, or not usefully.
+    pub losses: u64,
+    /// Signs of life that were asked for.
+    pub probes: u64,
+    /// Records that were not taken over.
+    pub refused: u64,
+}
+
 /// Why a placement could not be read ahead of the watch.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
@@ -79,6 +92,10 @@ struct Shared {
     revision: watch::Sender<Revision>,
     relist: Arc<Notify>,
     writer: Option<Writer>,
+    counts: Mutex<Counts>,
+    /// A test's switch: believe that a progress answer means that everything before it was seen.
+    #[cfg(test)]
+    trusts_progress: std::sync::atomic::AtomicBool,
     /// Why the last-good file was refused at the start, if it was.
     refused_file: Mutex<Option<Arc<str>>>,
 }
@@ -105,6 +122,9 @@ impl Mirror {
             revision: watch::Sender::new(Revision::ZERO),
             relist,
             writer,
+            counts: Mutex::default(),
+            #[cfg(test)]
+            trusts_progress: false.into(),
             refused_file: Mutex::new(None),
         });
         let follower = Follower::new(store, clock, options.pace);
@@ -195,6 +215,12 @@ impl Mirror {
         Ok(self.table().placement(cell.as_str()).cloned())
     }
 
+    /// How often things happened since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the registry listed again: for whoever learned that it is another world than the table's.
     pub fn relist(&self) {
         self.shared.relist.notify_one();
@@ -223,6 +249,17 @@ impl Shared {
         drop(sign);
         self.revision.send_replace(applied);
         report
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn report(&self, refused: &[Refusal]) {
+        for refusal in refused {
+            tracing::error!(key = %refusal.key, why = %refusal.why, "a record was not taken over");
+        }
+        self.count(|counts| counts.refused += refused.len() as u64);
     }
 
     fn apply_ahead(&self, entry: &Entry) -> Applied {
@@ -311,10 +348,13 @@ impl Shared {
                 if let Some(why) = &relisted.other_history {
                     tracing::error!(%why, "the registry is of another history: no epoch is lowered");
                 }
-                report(&relisted.refused);
+                self.report(&relisted.refused);
                 if relisted.rejected {
                     follower.relist();
-                } else if let Some(writer) = &self.writer {
+                    return;
+                }
+                self.count(|counts| counts.listings += 1);
+                if let Some(writer) = &self.writer {
                     let refused = keys(&relisted.refused);
                     writer.hand_in(Job::Listed { listing, table, refused });
                 }
@@ -324,11 +364,13 @@ impl Shared {
                 let (applied, table) = self.swap(
                     |table| {
                         let (next, applied) = table.apply(&batch.changes, now);
+                        #[cfg(test)]
+                        let next = self.distort(next, &batch);
                         (next.clone(), (applied, next))
                     },
                     |(a, _)| (!a.other_world).then_some(Sign::Live { seen }),
                 );
-                report(&applied.refused);
+                self.report(&applied.refused);
                 if applied.other_world {
                     tracing::error!("the registry became another world: listing it again");
                     follower.relist();
@@ -343,8 +385,11 @@ impl Shared {
                 }
             }
             Step::Resumed(asked) => *self.sign() = Sign::Live { seen: asked },
-            Step::Probed => {}
-            Step::Lost { why, relist } => tracing::warn!(%why, relist, "lost the registry"),
+            Step::Probed => self.count(|counts| counts.probes += 1),
+            Step::Lost { why, relist } => {
+                self.count(|counts| counts.losses += 1);
+                tracing::warn!(%why, relist, "lost the registry");
+            }
         }
     }
 }
@@ -353,8 +398,35 @@ fn keys(refused: &[Refusal]) -> BTreeSet<Key> {
     refused.iter().map(|refusal| refusal.key.clone()).collect()
 }
 
-fn report(refused: &[Refusal]) {
-    for refusal in refused {
-        tracing::error!(key = %refusal.key, why = %refusal.why, "a record was not taken over");
+/// What tests look at, and the switches that break the mirror for them.
+#[cfg(test)]
+impl Mirror {
+    pub(crate) fn trust_progress(&self, on: bool) {
+        self.shared.trusts_progress.store(on, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub(crate) fn acknowledge_early(&self, on: bool) {
+        self.shared.writer.as_ref().unwrap().acknowledge_early(on);
+    }
+
+    /// Takes changes as if the watch had brought them.
+    pub(crate) fn hear(&self, changes: Vec<domicile_store::Change>) {
+        let shared = &self.shared;
+        let mut follower = Follower::new(shared.store.clone(), shared.clock.clone(), Pace::default());
+        let revision = changes.iter().map(domicile_store::Change::revision).max().unwrap();
+        let header = domicile_store::Header { cluster: shared.table.load().cluster().unwrap(), revision };
+        let batch = domicile_store::Batch { header, changes };
+        shared.took(&mut follower, &mut None, Step::Batch(batch, shared.clock.now()));
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    fn distort(&self, table: RoutingTable, batch: &domicile_store::Batch) -> RoutingTable {
+        if self.trusts_progress.load(std::sync::atomic::Ordering::SeqCst) {
+            table.with_applied(batch.header.revision)
+        } else {
+            table
+        }
     }
 }

@@ -42,6 +42,9 @@ pub(crate) struct Writer {
     durable: watch::Receiver<Durable>,
     /// A job did not fit into the queue.
     lost: Arc<AtomicBool>,
+    /// A test's switch: say that something is on disk before it is.
+    #[cfg(test)]
+    early: Arc<AtomicBool>,
 }
 
 /// How far the files have come.
@@ -61,10 +64,27 @@ impl Writer {
         let (jobs, queue) = sync_channel(MOST_JOBS);
         let (progress, durable) = watch::channel(Durable { revision: Revision::ZERO, error: None });
         let lost = Arc::new(AtomicBool::new(false));
-        let thread =
-            Thread { files, journal: None, sizes: (0, 0), progress, relist, lost: lost.clone(), retry: None };
+        let thread = Thread {
+            files,
+            journal: None,
+            sizes: (0, 0),
+            progress,
+            relist,
+            lost: lost.clone(),
+            retry: None,
+            #[cfg(test)]
+            early: Arc::default(),
+        };
+        #[cfg(test)]
+        let early = thread.early.clone();
         std::thread::Builder::new().name("last-good".into()).spawn(move || thread.run(&queue))?;
-        Ok(Self { jobs, durable, lost })
+        Ok(Self {
+            jobs,
+            durable,
+            lost,
+            #[cfg(test)]
+            early,
+        })
     }
 
     /// Hands a job in. Never waits: if the queue is full the job is lost, and the thread asks for a listing.
@@ -83,6 +103,11 @@ impl Writer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn acknowledge_early(&self, on: bool) {
+        self.early.store(on, Ordering::SeqCst);
+    }
+
     pub(crate) fn durable(&self) -> watch::Receiver<Durable> {
         self.durable.clone()
     }
@@ -99,6 +124,8 @@ struct Thread {
     lost: Arc<AtomicBool>,
     /// When to ask for a listing, which alone can mend the files; none while they are kept up.
     retry: Option<Instant>,
+    #[cfg(test)]
+    early: Arc<AtomicBool>,
 }
 
 impl Thread {
@@ -152,6 +179,8 @@ impl Thread {
 
     /// Writes jobs, in their order. Returns how far the files have come; none if nothing can be said.
     fn write(&mut self, jobs: Vec<Job>) -> Result<Option<Revision>, LastGoodError> {
+        #[cfg(test)]
+        self.lie(&jobs);
         let mut reached = None;
         let mut frames = Vec::new();
         for job in jobs {
@@ -182,6 +211,18 @@ impl Thread {
             }
         }
         Ok(reached)
+    }
+
+    #[cfg(test)]
+    fn lie(&self, jobs: &[Job]) {
+        let revision = match jobs.last() {
+            Some(Job::Listed { table, .. } | Job::Changed { table, .. }) => table.applied(),
+            _ => return,
+        };
+        if self.early.load(Ordering::SeqCst) {
+            self.progress.send_replace(Durable { revision, error: None });
+            std::thread::park_timeout(Duration::from_millis(30));
+        }
     }
 
     fn snapshot(

@@ -131,10 +131,12 @@ impl RoutingTable {
     /// in lower case, without port and final dot.
     #[must_use]
     pub fn tenant_by_host(&self, host: &str) -> Option<&TenantEntry> {
-        let claim = self
-            .exact
-            .get(host)
-            .or_else(|| host.split_once('.').and_then(|(_, above)| self.wildcard.get(above)))?;
+        let claim = self.exact.get(host).or_else(|| {
+            let (label, above) = host.split_once('.')?;
+            // A wildcard stands for a label; an empty one, or the asterisk itself, is none.
+            let is_label = !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            if is_label { self.wildcard.get(above) } else { None }
+        })?;
         self.tenants.get(claim.tenant.as_str())
     }
 
@@ -233,5 +235,18 @@ impl RoutingTable {
     #[must_use]
     pub fn refused(&self) -> &BTreeMap<Key, Arc<str>> {
         &self.refused
+    }
+
+    /// A table that claims to have applied up to a revision.
+    #[cfg(test)]
+    pub(crate) fn with_applied(self, applied: Revision) -> Self {
+        Self { applied, ..self }
+    }
+
+    /// Every claim of a host, as text.
+    #[cfg(test)]
+    pub(crate) fn claims(&self) -> impl Iterator<Item = String> {
+        let exact = self.exact.iter().map(|host| format!("{host:?}"));
+        exact.chain(self.wildcard.iter().map(|host| format!("*.{host:?}")))
     }
 }

@@ -13,8 +13,6 @@
 //! 3.4.25 and 3.5.8 let a progress answer overtake changes, so a progress answer proves life and nothing else.
 
 mod pace;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
