@@ -93,6 +93,14 @@ impl Members {
             let failure = match answer {
                 Ok(Ok(answer)) => {
                     self.preferred.store(member.index, Ordering::Relaxed);
+                    if !failed.is_empty() {
+                        // Once per change: the next call begins with the one that answered.
+                        tracing::info!(
+                            now = member.place,
+                            failed = failed.join("; "),
+                            "another member was asked"
+                        );
+                    }
                     return Ok(answer);
                 }
                 Ok(Err(error)) => Failure::of(&error),

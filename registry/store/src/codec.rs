@@ -109,4 +109,12 @@ mod tests {
         };
         assert_eq!(decode::<RegionFence>(&encode(&fence)).unwrap(), fence);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, version: u32, data in "[{\\[\"a-z0-9:,}\\]]{0,30}") {
+            let _ = decode::<Placement>(&bytes);
+            let _ = decode::<World>(format!("{{\"v\":{version},\"data\":{data}}}").as_bytes());
+        }
+    }
 }

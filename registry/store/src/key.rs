@@ -158,4 +158,13 @@ mod tests {
             assert!(bad.parse::<Key>().is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_text_is_one_key_or_none(text in "((cells|hosts|history/cell|workflows|audit|leader)/)?\\PC{0,40}") {
+            if let Ok(key) = text.parse::<Key>() {
+                proptest::prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
 }

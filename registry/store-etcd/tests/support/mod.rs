@@ -26,6 +26,8 @@ impl Etcd {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let mut config = EtcdConfig::new(endpoints.iter().map(ToString::to_string).collect());
         config.prefix = format!("/case-{}/", NEXT.fetch_add(1, Ordering::Relaxed));
+        // The suite is about answers, not about how soon they come from a machine that is busy with other tests.
+        config.call_timeout = Duration::from_secs(5);
         let raw = Client::connect([direct.to_string()], None).await.expect("a client");
         Self { config, raw }
     }
