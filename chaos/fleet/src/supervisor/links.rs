@@ -165,6 +165,8 @@ async fn peer_proxy(
     members: Arc<Mutex<Vec<(String, u32)>>>,
 ) -> anyhow::Result<Link> {
     let stranger = Control::new();
+    // /proc is not read in one moment: a connection whose owner is not found could pass a cut. Its owner dials again.
+    stranger.cut();
     let classify = Arc::new(move |client: SocketAddr| {
         let members = members.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let pids: Vec<u32> = members.iter().map(|(_, pid)| *pid).collect();
