@@ -1,5 +1,4 @@
-//! The running mirror, over the in-process store with its faults, over files, and over a real etcd.
+//! The running mirror, over the in-process store with its faults and over files. Over a real etcd: `tests/etcd_mirror.rs`.
 
-mod etcd;
 mod files;
 mod following;
