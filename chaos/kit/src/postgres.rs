@@ -222,8 +222,7 @@ pub fn prepare_primary(data_dir: &Path, spec: &Spec) -> Result<(), PostgresError
     let roles = format!(
         "CREATE ROLE app LOGIN PASSWORD {};
 CREATE ROLE domicile LOGIN PASSWORD {} IN ROLE pg_monitor;
-CREATE ROLE replicator LOGIN REPLICATION PASSWORD {} IN ROLE pg_checkpoint;
-CREATE DATABASE {database} OWNER app;
+CREATE ROLE replicator LOGIN REPLICATION PASSWORD {} IN ROLE pg_checkpoint
 ",
         quoted(&spec.app_password),
         quoted(&spec.domicile_password),
@@ -239,33 +238,13 @@ SET SESSION AUTHORIZATION app;
 ",
         spec.schema
     );
-    single_user(&bin, data_dir, "postgres", &roles)?;
-    single_user(&bin, data_dir, &spec.database, &inside)
-}
-
-/// Runs SQL in a stopped server's directory, without a port or a socket. Statements end with `;` and a line end.
-fn single_user(bin: &Path, data_dir: &Path, database: &str, sql: &str) -> Result<(), PostgresError> {
-    let mut child = as_server_user(&bin.join("postgres"))
-        // -j: a statement ends with a semicolon, an empty line follows it.
-        .args(["--single", "-j", "-D"])
-        .arg(data_dir)
-        .args(["-c", "exit_on_error=on", "-c", "log_min_messages=warning", database])
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(io("starting postgres --single"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let text: String = sql.split_inclusive(";\n").map(|s| format!("{s}\n")).collect();
-        stdin.write_all(text.as_bytes()).map_err(io("talking to postgres --single"))?;
-    }
-    let output = child.wait_with_output().map_err(io("waiting for postgres --single"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() && !said.contains("ERROR:") {
-        return Ok(());
-    }
-    Err(PostgresError::Failed { program: "postgres --single".into(), said: said.into_owned() })
+    // Through a running server, never `postgres --single`: what that makes gets object ids of the system's range, and
+    // PostgreSQL publishes no such table.
+    let server = Postgres::start_unreachable(data_dir)?;
+    server.superuser("postgres", &roles)?;
+    server.superuser("postgres", &format!("CREATE DATABASE {database} OWNER app"))?;
+    server.superuser(&spec.database, &inside)?;
+    server.stop()
 }
 
 fn ident() -> Result<String, PostgresError> {

@@ -20,12 +20,23 @@ impl Postgres {
     /// # Errors
     /// When it does not start; the end of its log is in the error.
     pub fn start(data_dir: &Path, address: SocketAddr) -> Result<Self, PostgresError> {
+        Self::run(data_dir, address, &address.ip().to_string())
+    }
+
+    /// Starts it for the superuser over the unix socket only: no port is taken.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_unreachable(data_dir: &Path) -> Result<Self, PostgresError> {
+        Self::run(data_dir, SocketAddr::from(([127, 0, 0, 1], 5432)), "")
+    }
+
+    fn run(data_dir: &Path, address: SocketAddr, listen: &str) -> Result<Self, PostgresError> {
         let socket_dir = data_dir.with_extension("socket");
         owned_dir(&socket_dir)?;
         let log = data_dir.with_extension("socket").join("postgresql.log");
         let options = format!(
-            "-c listen_addresses={} -c port={} -c unix_socket_directories={}",
-            address.ip(),
+            "-c listen_addresses='{listen}' -c port={} -c unix_socket_directories={}",
             address.port(),
             socket_dir.display()
         );

@@ -57,9 +57,9 @@ impl Agent {
             self.kill().await;
             return self.acknowledge(order).await;
         }
-        let crashed = !self.server.alive() || self.mode().kind.is_none();
-        if crashed && !order.force {
-            // A clean end can still be had: recover for ourselves, then stop.
+        let recovering = !self.server.alive() || !self.mode().ready;
+        if recovering && !order.force {
+            // Stopped now it would not end cleanly: let it recover, for ourselves alone, then stop.
             self.ready(Kind::Sealed, within).await?;
         }
         let left = deadline.since(self.clock.now()).max(Duration::from_millis(50));
