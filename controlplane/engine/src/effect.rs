@@ -128,6 +128,11 @@ impl Run {
         }
     }
 
+    /// A failpoint of the present step, for steps whose effect is their own transaction, or waiting.
+    pub(crate) async fn reach(&self, point: Point) {
+        self.options().failpoints.clone().reach(&self.flow.step, point).await;
+    }
+
     /// The token of a step's newest intent.
     pub(crate) fn token(&self, step: &str) -> Result<Token, Halt> {
         if self.options().sabotage.forget_intent {

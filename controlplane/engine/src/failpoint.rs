@@ -9,9 +9,10 @@ use domicile_model::clock::pause;
 /// Where, relative to a step's effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Point {
-    /// The intent stands in the log, the effect was not sent.
+    /// The intent stands in the log, the effect was not sent. At `close`: before its transaction; at `hold` and
+    /// `switch`, whose effect is their transaction: after it, before routers are awaited.
     BeforeEffect,
-    /// The effect was answered, its result does not stand in the log.
+    /// The effect was answered, its result does not stand in the log. At `close`: after its transaction.
     AfterEffect,
 }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::definitions::stop::{self, Stopped};
 use crate::effect::Way;
 use crate::error::Halt;
+use crate::failpoint::Point;
 use crate::provider::{Observation, Promoted};
 use crate::record::{PromotedServer, Standing};
 use crate::run::{Edge, Right, Run};
@@ -115,8 +116,10 @@ pub(crate) async fn switch(run: &mut Run, standby: Option<RegionId>) -> Result<(
         })
         .await?;
     }
+    run.reach(Point::BeforeEffect).await;
     let (_, revision) = run.placement().await?;
     let behind = run.followed(revision, run.options().edges).await?;
+    run.reach(Point::AfterEffect).await;
     let note = if behind.is_empty() {
         String::new()
     } else {

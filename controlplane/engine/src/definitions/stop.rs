@@ -24,6 +24,7 @@ pub(crate) enum Stopped {
 
 /// Nobody holds the cell any more, and the intent to fence stands: one transaction.
 pub(crate) async fn close(run: &mut Run, hold: Duration) -> Result<(), Halt> {
+    run.reach(Point::BeforeEffect).await;
     let (old, seen) = run.placement().await?;
     let for_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
     let phase = Phase::Closed { reason: ClosedReason::Moving, for_ms };
@@ -37,6 +38,8 @@ pub(crate) async fn close(run: &mut Run, hold: Duration) -> Result<(), Halt> {
     .await?;
     // Not before the answer: the close may have been applied at any moment until now.
     run.close_seen = Some(run.now());
+    // The cursor stands at the fence already: its intent was part of the same transaction.
+    run.options().failpoints.clone().reach("close", Point::AfterEffect).await;
     Ok(())
 }
 

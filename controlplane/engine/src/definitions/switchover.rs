@@ -8,6 +8,7 @@ use domicile_model::{Phase, Placement};
 use crate::definitions::{no_such_step, promotion, reprotect, stop};
 use crate::effect::Way;
 use crate::error::Halt;
+use crate::failpoint::Point;
 use crate::record::Standing;
 use crate::run::{Edge, Right, Run};
 
@@ -65,7 +66,9 @@ async fn hold(run: &mut Run) -> Result<(), Halt> {
         run.edge(Edge::of("hold", LogEvent::Intent, "").right(Right { old, seen, new }), |_, _| ()).await?;
     }
     let (_, revision) = run.placement().await?;
+    run.reach(Point::BeforeEffect).await;
     run.drained(&run.from(), revision, run.options().drain).await?;
+    run.reach(Point::AfterEffect).await;
     run.done("the old region's gates have nothing in flight", |_| ()).await.map(|_| ())
 }
 
@@ -106,9 +109,11 @@ async fn catch_up(run: &mut Run) -> Result<(), Halt> {
     let Some(handover) = run.flow.outputs.handover.clone() else {
         return Err(Halt::Turn("the old primary handed nothing over".to_owned()));
     };
+    run.reach(Point::BeforeEffect).await;
     loop {
         let seen = run.observe(&run.to()).await;
         if seen.replayed.is_some_and(|at| at > handover.checkpoint) {
+            run.reach(Point::AfterEffect).await;
             return run.done("", |_| ()).await.map(|_| ());
         }
         if run.now() >= deadline {

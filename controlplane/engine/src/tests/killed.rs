@@ -21,11 +21,11 @@ use crate::testkit::{Ended, Fault, Sim, end_of};
 use crate::{Options, definitions};
 
 /// A store whose user dies at its n-th commit.
-struct Dying {
-    inner: MemoryStore,
-    left: AtomicI64,
-    after: bool,
-    dead: Arc<AtomicBool>,
+pub(super) struct Dying {
+    pub(super) inner: MemoryStore,
+    pub(super) left: AtomicI64,
+    pub(super) after: bool,
+    pub(super) dead: Arc<AtomicBool>,
 }
 
 impl Dying {
@@ -74,13 +74,14 @@ impl Store for Dying {
 /// Dies at the n-th time that any failpoint is reached.
 struct DyingAt {
     left: AtomicI64,
+    place: Option<(&'static str, Point)>,
     dead: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl Failpoints for DyingAt {
-    async fn reach(&self, _: &str, _: Point) {
-        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+    async fn reach(&self, step: &str, point: Point) {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 || self.place == Some((step, point)) {
             self.dead.store(true, Ordering::SeqCst);
             std::future::pending::<()>().await;
         }
@@ -91,6 +92,7 @@ struct Death {
     commit: i64,
     after: bool,
     point: i64,
+    place: Option<(&'static str, Point)>,
     lost: bool,
     sabotage: Sabotage,
     /// The second leader's tries of this effect are refused.
@@ -111,7 +113,8 @@ async fn killed_in(kind: MoveKind, death: &Death) -> Option<(Ended, MoveView, Ve
         after: death.after,
         dead: dead.clone(),
     };
-    let failpoints = Arc::new(DyingAt { left: AtomicI64::new(death.point), dead: dead.clone() });
+    let failpoints =
+        Arc::new(DyingAt { left: AtomicI64::new(death.point), place: death.place, dead: dead.clone() });
     let options = Options { failpoints, sabotage: death.sabotage, ..Options::default() };
     let first = sim.engine_on(Arc::new(store), options);
     let second = sim.engine(Options { sabotage: death.sabotage, ..Options::default() });
@@ -158,6 +161,7 @@ const NEVER: Death = Death {
     commit: -1,
     after: false,
     point: -1,
+    place: None,
     lost: false,
     refuse: None,
     sabotage: Sabotage {
@@ -213,7 +217,8 @@ fn killed_while_the_old_primary_is_cut_off_and_writing() {
 
 /// Killed between the promotion and its record; the next leader's own attempt would be refused.
 fn killed_after_the_promotion(sabotage: Sabotage) -> Vec<String> {
-    let death = Death { point: 6, sabotage, refuse: Some("promote"), ..NEVER };
+    let death =
+        Death { place: Some(("promote", Point::AfterEffect)), sabotage, refuse: Some("promote"), ..NEVER };
     let (_, view, found) = killed(MoveKind::Switchover, &death).unwrap();
     assert!(view.log.iter().any(|e| e.step == "fence"), "{view:#?}");
     found

@@ -5,6 +5,8 @@ mod faults;
 mod happy;
 mod killed;
 mod loss;
+mod random;
+mod watching;
 
 use std::future::Future;
 
