@@ -120,6 +120,10 @@ async fn a_changed_file_moves_the_tenant_and_a_broken_one_changes_nothing() {
     regions(dir.path(), &east, &west, "us-west-2");
     eventually(SOON, "the tenant is served in us-west-2 under a higher epoch", || async {
         let answer = router.get("mercy.example.com", "/").await.unwrap();
+        // The one that was on its way while the file changed: answered in the east, and the west serves by now.
+        if answer.status() == 502 {
+            return false;
+        }
         answer.headers()["domicile-region"] == "us-west-2" && answer.headers()["domicile-epoch"] != "1"
     })
     .await
@@ -163,7 +167,7 @@ async fn a_region_that_does_not_answer_is_a_503_and_the_next_address_is_tried() 
 #[tokio::test]
 async fn malformed_requests_do_not_kill_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (router, ..) = start(dir.path()).await;
+    let (router, _east, _west) = start(dir.path()).await;
     let long = format!("GET /{} HTTP/1.1\r\nHost: mercy.example.com\r\n\r\n", "a".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(1_000));
     let fixed: [&[u8]; 14] = [
@@ -207,7 +211,9 @@ async fn malformed_requests_do_not_kill_it() {
         let mut out = Vec::new();
         let _ = tokio::time::timeout(std::time::Duration::from_millis(500), raw.read_to_end(&mut out)).await;
     }
-    assert_eq!(router.get("mercy.example.com", "/").await.unwrap().status(), 200);
+    let answer = router.get("mercy.example.com", "/").await.unwrap();
+    let status = answer.status();
+    assert_eq!(status, 200, "{}\n{}", answer.text().await.unwrap(), router.process.tail());
     let log = router.process.tail();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -105,6 +105,13 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
     if head.uri.path() == "/own-421" {
         return (http::StatusCode::MISDIRECTED_REQUEST, [("domicile-gate", "moved")], "mine").into_response();
     }
+    if head.uri.path() == "/dripping" {
+        let drops = futures::stream::unfold(0, |n| async move {
+            domicile_model::clock::pause(Duration::from_millis(100)).await;
+            (n < 100).then_some((Ok::<_, std::io::Error>("drop "), n + 1))
+        });
+        return axum::body::Body::from_stream(drops).into_response();
+    }
     let body = axum::body::to_bytes(body, 64 << 20).await.unwrap_or_default();
     let text = format!("{} {} {}", app.name, head.method, body.len());
     // Our own names from an application must not get out.

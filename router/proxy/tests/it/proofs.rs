@@ -146,3 +146,42 @@ async fn a_gate_whose_watch_is_cut_gives_no_answer_after_the_move() {
     assert!(answer.is_err() || answer.is_ok_and(|a| a.status() == 502));
     assert_eq!(gate.get(HOST, "/").await.unwrap().status(), 503);
 }
+
+#[tokio::test]
+async fn an_edge_restarted_without_the_registry_routes_from_disk() {
+    let mut fleet = Fleet::new().await;
+    let _east = fleet.gate("us-east-1").await;
+    let _west = fleet.gate("us-west-2").await;
+    let mut edge = fleet.edge().await;
+    until_status(&edge, "/", 200).await;
+    for id in ["gate-us-east-1", "gate-us-west-2", "edge"] {
+        eventually(SOON, "every witness has said where it answers", || async {
+            fleet.witness_state(id).await.is_some()
+        })
+        .await
+        .unwrap();
+    }
+    domicile_model::clock::pause(Duration::from_millis(500)).await;
+    fleet.etcd.kill(0);
+    edge.process.terminate();
+    assert_eq!(edge.process.wait(SOON).await.unwrap().code(), Some(0), "{}", edge.process.tail());
+    edge = fleet.edge().await;
+    let (_, table) = edge.admin("/table").await;
+    assert!(table.contains("\"source\":\"last-good\""), "{table}");
+    let answer = client().post(edge.url("/")).header("host", HOST).body("write").send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", edge.process.tail());
+}
+
+/// The proof's end cuts also what has begun: a head that has left does not carry its body out.
+#[tokio::test]
+async fn an_answer_that_has_begun_is_cut_when_the_proof_ends() {
+    let fleet = Fleet::new().await;
+    let gate = fleet.gate("us-east-1").await;
+    until_status(&gate, "/", 200).await;
+    let answer = gate.get(HOST, "/dripping").await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let body = tokio::spawn(answer.bytes());
+    fleet.close(1_000).await;
+    let body = tokio::time::timeout(SOON, body).await.unwrap().unwrap();
+    assert!(body.is_err(), "the whole body came: {body:?}");
+}
