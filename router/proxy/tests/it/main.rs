@@ -1,5 +1,7 @@
 //! The router as a user runs it: the real binary, real sockets, and a real etcd where it follows one.
 
+#![expect(clippy::unwrap_used, reason = "a test and its helpers fail where they stand")]
+
 mod admission;
 mod doors;
 mod file_mode;
