@@ -13,6 +13,7 @@ use domicile_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::app::{App, Looked};
 use crate::lead::{self, Ambition};
@@ -185,7 +186,8 @@ impl Server {
         let serving = async move {
             axum::serve(listener, router).with_graceful_shutdown(close.cancelled_owned()).await
         };
-        let serving = tokio::spawn(serving);
+        // Whoever drops this future ends all of it.
+        let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let work = async {
             tokio::select! {
                 () = samples::run(&app) => {}

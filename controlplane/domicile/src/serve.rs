@@ -1,0 +1,135 @@
+//! `domicile serve`: a control plane on etcd and PostgreSQL.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use domicile_cli::args::ServeArgs;
+use domicile_cli::exit::Exit;
+use domicile_cli::fail::Failure;
+use domicile_engine::FailpointSet;
+use domicile_model::SecretRef;
+use domicile_model::clock::Clock;
+use domicile_model::links::AddressMap;
+use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
+use domicile_server::serve::{constants, options};
+use domicile_server::{CancellationToken, Config, Operators, ServeError, Server};
+use domicile_store_etcd::{EtcdConfig, EtcdStore};
+
+use crate::logs;
+
+fn usage(what: impl Into<String>) -> Failure {
+    Failure::new(Exit::Usage, what)
+}
+
+/// What the arguments say, read and checked; nothing is bound or connected yet.
+struct Plan {
+    config: Config,
+    registry: EtcdConfig,
+    secret: SecretRef,
+}
+
+fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
+    let registry: EtcdConfig = args.registry.parse().map_err(|e| usage(format!("--registry: {e}")))?;
+    let secret = SecretRef::new(&args.agent_secret).map_err(|e| usage(format!("--agent-secret: {e}")))?;
+    // Now, so that a wrong path is seen at the start and not in the middle of a disaster.
+    secret.read().map_err(|e| usage(format!("--agent-secret: {}", chain(&e))))?;
+    let operators = Operators::load(&args.tokens).map_err(|e| usage(format!("--tokens: {}", chain(&e))))?;
+    let links = args.links.as_deref().map(links).transpose()?.unwrap_or_default();
+    let constants = constants(args.fence);
+    let mut options = options(&args.name, args.lease, args.hold, &constants);
+    if !args.failpoint.is_empty() {
+        let set = FailpointSet::parse(&args.failpoint).map_err(|e| usage(format!("--failpoint: {e}")))?;
+        options.failpoints = Arc::new(set);
+    }
+    let config = Config {
+        name: args.name.clone(),
+        region: args.region.clone(),
+        listen: args.listen,
+        advertise: args.advertise,
+        operators,
+        constants,
+        lease: args.lease,
+        links,
+        options,
+    };
+    Ok(Plan { config, registry, secret })
+}
+
+fn links(path: &Path) -> Result<AddressMap, Failure> {
+    let name = path.display();
+    let text =
+        std::fs::read_to_string(path).map_err(|e| usage(format!("--links: {name} can't be read: {e}")))?;
+    AddressMap::from_json(&text).map_err(|e| {
+        usage(format!("--links: {name}: {e}"))
+            .hint("write a JSON object from addresses to addresses: {\"10.0.1.10:8443\": \"127.0.0.1:4711\"}")
+    })
+}
+
+/// Runs it until told to stop.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    logs::start();
+    let plan = plan(args)?;
+    runtime()?.block_on(async {
+        let store = EtcdStore::connect(plan.registry)
+            .await
+            .map_err(|e| usage(format!("--registry: {e}")).hint("write etcd://host:port,host:port/prefix"))?;
+        let mut postgres = PostgresConfig::new(&plan.config.name, plan.secret);
+        postgres.links = plan.config.links.clone();
+        let databases = PostgresDatabases::new(postgres, Clock::Machine)
+            .map_err(|e| Failure::new(Exit::Internal, format!("no client for databases: {e}")))?;
+        let server = Server::bind(plan.config, Arc::new(store), Arc::new(databases), Clock::Machine)
+            .await
+            .map_err(|e| failed(&e))?;
+        let cancel = CancellationToken::new();
+        let told = cancel.clone();
+        tokio::spawn(async move {
+            if told_to_stop().await.is_ok() {
+                tracing::info!("told to stop: resigning");
+            }
+            told.cancel();
+        });
+        server.run(cancel).await.map_err(|e| failed(&e))
+    })
+}
+
+fn failed(error: &ServeError) -> Failure {
+    let exit = match error {
+        ServeError::Constants(_) | ServeError::Lease(_) => Exit::Usage,
+        ServeError::Listen { .. } | ServeError::Accept { .. } => Exit::Io,
+        ServeError::Start(_) => Exit::Internal,
+    };
+    Failure::new(exit, chain(error))
+}
+
+/// The runtime of long-running commands.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Io, format!("no runtime: {e}")))
+}
+
+/// Until SIGTERM or SIGINT.
+pub(crate) async fn told_to_stop() -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let refused = |e: std::io::Error| Failure::new(Exit::Io, format!("signals can't be heard: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(source) = at {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        at = source.source();
+    }
+    text
+}

@@ -1,0 +1,265 @@
+//! Control planes on the in-process store, and databases that look healthy and do nothing.
+
+#![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domicile_api::agent::{Fork, LossReport};
+use domicile_api::problem::Problem;
+use domicile_engine::provider::{
+    Databases, EffectError, Observation, PrimarySample, Promoted, Sample, StandbySample,
+};
+use domicile_model::clock::{Clock, pause};
+use domicile_model::links::AddressMap;
+use domicile_model::token::Lsn;
+use domicile_model::{
+    BootId, Cell, Epoch, FenceConstants, HandoverToken, MoveId, RegionId, Revision, Role, RouterId,
+    RouterState, Token, World,
+};
+use domicile_server::serve::options;
+use domicile_server::{CancellationToken, Config, Operators, Server};
+use domicile_store::memory::MemoryStore;
+use domicile_store::{Key, Store, Txn};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+pub(crate) const TOKEN: &str = "a-token-of-ann";
+
+/// A fleet with one cell that has a database pair.
+pub(crate) const FLEET: &str = r#"
+[regions]
+us-east-1 = { country = "US", ingress = ["10.0.1.10:8443"] }
+us-west-2 = { country = "US", ingress = ["10.1.1.10:8443"] }
+
+[cells.pool]
+primary = "us-east-1"
+dr = "us-west-2"
+
+[cells.pool.database]
+name = "clinic"
+user = "domicile"
+password = "env:NOT_READ_HERE"
+us-east-1 = { address = "10.0.1.20:5432", agent = "10.0.1.20:7420" }
+us-west-2 = { address = "10.1.1.20:5432", agent = "10.1.1.20:7420" }
+
+[tenants.mercy]
+cell = "pool"
+hosts = ["mercy.example.com"]
+residency = ["US"]
+
+[tenants.clinic]
+cell = "pool"
+"#;
+
+/// Servers that look as before a planned move, and refuse every effect.
+pub(crate) struct Idle;
+
+fn refuse<T>() -> Result<T, EffectError> {
+    Err(EffectError::Refused("this server does nothing".into()))
+}
+
+#[async_trait]
+impl Databases for Idle {
+    async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation {
+        let primary = *region == cell.primary;
+        Observation {
+            reachable: true,
+            writable: Some(primary),
+            standby: Some(!primary),
+            system_id: Some("7".into()),
+            timeline: Some(1),
+            flushed: primary.then_some(Lsn(100)),
+            replayed: (!primary).then_some(Lsn(100)),
+            streaming: Some(true),
+            loss_slot: Some(true),
+            prepared_transactions: Some(0),
+            can_rewind: Some(true),
+            ..Observation::default()
+        }
+    }
+    async fn settle(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
+        refuse()
+    }
+    async fn fence(
+        &self,
+        _: &Cell,
+        _: &RegionId,
+        _: &Token,
+        _: Epoch,
+        _: Duration,
+        _: bool,
+    ) -> Result<(HandoverToken, bool), EffectError> {
+        refuse()
+    }
+    async fn unfence(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
+        Ok(())
+    }
+    async fn promote(
+        &self,
+        _: &Cell,
+        _: &RegionId,
+        _: &Token,
+        _: Epoch,
+        _: Option<&HandoverToken>,
+    ) -> Result<Promoted, EffectError> {
+        refuse()
+    }
+    async fn verify(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
+        refuse()
+    }
+    async fn follow(
+        &self,
+        _: &Cell,
+        _: &RegionId,
+        _: &RegionId,
+        _: Option<Fork>,
+        _: &Token,
+    ) -> Result<(), EffectError> {
+        refuse()
+    }
+    async fn export_losses(&self, _: &Cell, _: &RegionId, _: Fork, _: &Token) -> Result<(), EffectError> {
+        refuse()
+    }
+    async fn losses(&self, _: &Cell, _: &RegionId, _: MoveId) -> Result<Option<LossReport>, EffectError> {
+        Ok(None)
+    }
+    async fn sample(&self, _: &Cell, _: &RegionId) -> Sample {
+        let asked = Clock::Machine.now();
+        Sample {
+            primary: Some(PrimarySample { asked, flushed: Lsn(100), next_xid: 10, streaming: true }),
+            standby: Some(StandbySample { asked, replayed: Lsn(100), data_age_ms: Some(5), streaming: true }),
+        }
+    }
+}
+
+/// A registry, and a task that lets its leases run out.
+pub(crate) fn registry() -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::new(Clock::Machine));
+    let ticking = Arc::downgrade(&store);
+    tokio::spawn(async move {
+        while let Some(store) = ticking.upgrade() {
+            store.tick();
+            drop(store);
+            pause(Duration::from_millis(20)).await;
+        }
+    });
+    store
+}
+
+/// A running control plane.
+pub(crate) struct Plane {
+    pub(crate) address: SocketAddr,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Plane {
+    pub(crate) async fn start(name: &str, store: Arc<MemoryStore>) -> Self {
+        let hash = hex::encode(Sha256::digest(TOKEN.as_bytes()));
+        let operators = Operators::parse(Path::new("tokens"), &format!("ann {hash}")).unwrap();
+        let lease = Duration::from_secs(2);
+        let config = Config {
+            name: name.into(),
+            region: "us-east-1".parse().unwrap(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            operators,
+            constants: FenceConstants::DEFAULT,
+            lease,
+            links: AddressMap::default(),
+            options: options(name, lease, Duration::from_secs(2), &FenceConstants::DEFAULT),
+        };
+        let server = Server::bind(config, store, Arc::new(Idle), Clock::Machine).await.unwrap();
+        let address = server.address();
+        let cancel = CancellationToken::new();
+        let told = cancel.clone();
+        let task = tokio::spawn(async move { server.run(told).await.unwrap() });
+        Self { address, cancel, task }
+    }
+
+    /// As SIGTERM does.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap();
+    }
+
+    /// As SIGKILL does, as far as a task can: nothing is resigned.
+    pub(crate) fn kill(self) {
+        self.task.abort();
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        self.send(reqwest::Method::GET, path, None, Some(TOKEN), &[]).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.send(reqwest::Method::POST, path, Some(body), Some(TOKEN), &[]).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&Value>,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut request = client.request(method, format!("http://{}{path}", self.address));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub(crate) async fn leader(&self) -> Option<String> {
+        let (status, body) = self.get("/v1/status").await;
+        (status == 200).then(|| body["leader"].as_str().map(str::to_owned)).flatten()
+    }
+
+    /// Until somebody leads, as this one sees it; then who.
+    pub(crate) async fn led(&self) -> String {
+        domicile_chaos_kit::wait::eventually(Duration::from_secs(15), "somebody leads", || self.leader())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn apply(&self, text: &str) -> (u16, Value) {
+        self.post("/v1/apply", &json!({ "file": "regions.toml", "text": text })).await
+    }
+}
+
+pub(crate) fn problem(body: &Value) -> Problem {
+    serde_json::from_value(body.clone()).unwrap_or_else(|e| panic!("no problem ({e}): {body}"))
+}
+
+/// Gates of both regions, which have applied everything.
+pub(crate) async fn gates(store: &MemoryStore, world: &World) {
+    for region in ["us-east-1", "us-west-2"] {
+        let id = RouterId::new(&format!("gate-{region}")).unwrap();
+        let state = RouterState {
+            id: id.clone(),
+            role: Role::Gate,
+            region: region.parse().unwrap(),
+            boot: BootId::new(),
+            world: world.id,
+            applied: Revision(1_000_000),
+            busy: std::collections::BTreeSet::new(),
+            listen: "127.0.0.1:1".parse().unwrap(),
+        };
+        store.commit(Txn::in_world(world).put(Key::Router(id), &state)).await.unwrap();
+    }
+}
