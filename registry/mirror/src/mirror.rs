@@ -87,7 +87,9 @@ struct Shared {
     store: Arc<dyn Store>,
     clock: Clock,
     table: ArcSwap<RoutingTable>,
-    /// Held while a new table is built from the present one.
+    /// Held while a new table is built from the present one. Apart from `sign`, which is asked for all the time: a table
+    /// of a million tenants takes a while.
+    building: Mutex<()>,
     sign: Mutex<Sign>,
     revision: watch::Sender<Revision>,
     relist: Arc<Notify>,
@@ -118,6 +120,7 @@ impl Mirror {
             store: store.clone(),
             clock: clock.clone(),
             table: ArcSwap::from_pointee(RoutingTable::empty()),
+            building: Mutex::new(()),
             sign: Mutex::new(Sign::None),
             revision: watch::Sender::new(Revision::ZERO),
             relist,
@@ -239,14 +242,14 @@ impl Shared {
         build: impl FnOnce(&RoutingTable) -> (RoutingTable, R),
         alive: impl FnOnce(&R) -> Option<Sign>,
     ) -> R {
-        let mut sign = self.sign();
+        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, report) = build(&self.table.load());
         let applied = next.applied();
         self.table.store(Arc::new(next));
         if let Some(now) = alive(&report) {
-            *sign = now;
+            *self.sign() = now;
         }
-        drop(sign);
+        drop(building);
         self.revision.send_replace(applied);
         report
     }

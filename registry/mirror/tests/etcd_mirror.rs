@@ -129,7 +129,7 @@ async fn a_watch_behind_a_bad_link_resumes_without_loss_and_without_listing_agai
     let faults: [fn(&Control); 3] = [Control::cut, Control::stall, Control::cut_backward];
     for (n, fault) in (2..).zip(faults) {
         let losses = mirror.counts().losses;
-        fault(&link);
+        fault(link);
         let revision = raise(&direct, n).await;
         until("the loss", || mirror.counts().losses > losses).await;
         assert_eq!(epoch(&mirror), n - 1, "it can't know");
