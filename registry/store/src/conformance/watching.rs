@@ -77,15 +77,14 @@ pub(super) async fn a_watch_from_the_future_tells_nothing_earlier(harness: &dyn 
     let store = harness.store().await;
     let now = revision(&*store).await;
     let mut watch = store.watch(Revision(now.0 + 3)).await.expect("a watch");
-    for n in 1..=4_i64 {
-        let at = done(&*store, put(&key(1), &[1])).await;
-        assert_eq!(at, Revision(now.0 + n));
+    let mut at = Vec::new();
+    for _ in 0..5 {
+        at.push(done(&*store, put(&key(1), &[1])).await);
     }
-    let told = changes(&mut *watch, 2).await;
-    assert_eq!(
-        told.iter().map(Change::revision).collect::<Vec<_>>(),
-        [Revision(now.0 + 3), Revision(now.0 + 4)]
-    );
+    // At least three of the five; others may have written to the server too.
+    at.retain(|at| at.0 >= now.0 + 3);
+    let told = changes(&mut *watch, at.len()).await;
+    assert_eq!(told.iter().map(Change::revision).collect::<Vec<_>>(), at);
 }
 
 pub(super) async fn compaction_is_reported(harness: &dyn Harness) {
