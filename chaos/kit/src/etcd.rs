@@ -272,13 +272,13 @@ impl PeerLink {
         let from: Vec<Control> = (0..n).map(|_| Control::new()).collect();
         let pids = Arc::new(std::sync::Mutex::new(Vec::new()));
         let (switches, known) = (from.clone(), Arc::clone(&pids));
-        // Who can't be told is refused and dials again: /proc is not read in one moment, and a single connection of a
+        // Who can't be told at the third look is refused and dials again: /proc is not read in one moment, and a single connection of a
         // member that is cut off would carry its higher term to the others and cost them their leader.
         let stranger = Control::new();
         stranger.cut();
         let classify = Arc::new(move |client: SocketAddr| {
             let pids = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let owner = proc::owner_of(client, &pids);
+            let owner = (0..3).find_map(|_| proc::owner_of(client, &pids));
             let index = owner.and_then(|pid| pids.iter().position(|p| *p == pid));
             index.and_then(|i| switches.get(i)).unwrap_or(&stranger).clone()
         });
