@@ -198,6 +198,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         probe_token: uuid::Uuid::new_v4().simple().to_string(),
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
+        lease: std::sync::Mutex::new(None),
         draining: AtomicBool::new(false),
         config,
     });
@@ -212,7 +213,7 @@ pub fn run(app: App) -> Result<(), BuildError> {
     let App { shared, runtime, admin, peer, log } = app;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
     open_doors(&shared, &runtime, admin, peer).map_err(|e| machine(&e))?;
-    start_loops(&shared, &runtime).map_err(|e| machine(&e))?;
+    let acks = start_loops(&shared, &runtime).map_err(|e| machine(&e))?;
     runtime.spawn(must_answer(shared.clone()));
 
     let conf = ServerConf {
@@ -245,6 +246,10 @@ pub fn run(app: App) -> Result<(), BuildError> {
     );
     server.run(RunArgs { shutdown_signal: Box::new(Signals { shared: shared.clone() }) });
 
+    if let Some(acks) = acks {
+        acks.abort();
+        runtime.block_on(loops::acks::leave(&shared));
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     // The last handle of the log is gone with the shared state; then its thread writes the rest and ends.
     let wait = Arc::into_inner(shared).is_some();
@@ -272,7 +277,11 @@ fn open_doors(
     Ok(())
 }
 
-fn start_loops(shared: &Arc<Shared>, runtime: &Runtime) -> Result<(), reqwest::Error> {
+/// Starts them; the handle is that of the acknowledgements, if there are any.
+fn start_loops(
+    shared: &Arc<Shared>,
+    runtime: &Runtime,
+) -> Result<Option<tokio::task::JoinHandle<()>>, reqwest::Error> {
     let _here = runtime.enter();
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -283,7 +292,7 @@ fn start_loops(shared: &Arc<Shared>, runtime: &Runtime) -> Result<(), reqwest::E
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {
-        runtime.spawn(loops::acks::run(shared.clone(), client.clone()));
+        let acks = runtime.spawn(loops::acks::run(shared.clone(), client.clone()));
         if shared.config.role == Role::Gate {
             runtime.spawn(loops::proofs::run(shared.clone()));
             runtime.spawn(loops::vouchers::run(shared.clone(), client));
@@ -291,8 +300,9 @@ fn start_loops(shared: &Arc<Shared>, runtime: &Runtime) -> Result<(), reqwest::E
         if shared.witness.is_some() {
             runtime.spawn(loops::witness::run(shared.clone()));
         }
+        return Ok(Some(acks));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Ends the process when the listener does not come up: it would stay up with a dead port.

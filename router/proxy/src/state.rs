@@ -65,6 +65,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The log of requests.
     pub log: AccessLog,
+    /// The lease of this router's acknowledgements.
+    pub lease: std::sync::Mutex<Option<domicile_store::LeaseId>>,
     /// Set when the router was told to stop.
     pub draining: AtomicBool,
 }

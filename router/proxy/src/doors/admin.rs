@@ -39,6 +39,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
         length.map_or(-1, |l| i64::try_from(l.as_millis()).unwrap_or(i64::MAX))
     };
     let m = &shared.metrics;
+    m.holding.set(i64::try_from(shared.hold.len()).unwrap_or(i64::MAX));
     m.table_age_ms.set(whole(shared.mirror.freshness().age));
     m.table_revision.set(shared.table().applied().0);
     if let Proofs::Book(book) = &shared.proofs {

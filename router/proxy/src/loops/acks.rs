@@ -47,7 +47,6 @@ pub async fn run(shared: Arc<Shared>, client: reqwest::Client) {
 
 async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTime>>) {
     let mut tables = shared.mirror.subscribe();
-    let mut lease = None;
     let mut last: Option<(Said, BootTime)> = None;
     let mut failing = false;
     loop {
@@ -66,7 +65,7 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
             let kept = (renew || changed)
                 && tokio::time::timeout(DISK, shared.mirror.persisted(said.placements)).await.is_ok();
             if kept {
-                match write(shared, &mut lease, &table, &said, renew).await {
+                match write(shared, &table, &said, renew).await {
                     Ok(()) => {
                         shared.metrics.acks.inc();
                         last = Some((said, now));
@@ -88,6 +87,19 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
             _ = probes.changed(), if !alive => {}
             () = pause(TTL / 3) => {}
         }
+    }
+}
+
+fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Option<LeaseId>> {
+    shared.lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Takes this router off the list: nobody need wait for one that has ended with nothing in flight. Best effort; the
+/// lease ends by itself, too.
+pub async fn leave(shared: &Shared) {
+    let lease = lock(shared).take();
+    if let Some(lease) = lease {
+        let _ = tokio::time::timeout(DISK, shared.store.revoke(lease)).await;
     }
 }
 
@@ -113,22 +125,21 @@ fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
     Some(Said { world, placements, busy })
 }
 
-async fn write(
-    shared: &Shared,
-    lease: &mut Option<LeaseId>,
-    table: &RoutingTable,
-    said: &Said,
-    renew: bool,
-) -> Result<(), StoreError> {
-    let id = match *lease {
+async fn write(shared: &Shared, table: &RoutingTable, said: &Said, renew: bool) -> Result<(), StoreError> {
+    let known = *lock(shared);
+    let id = match known {
         Some(id) => {
             if renew && let Err(error) = shared.store.keep_alive(id).await {
-                *lease = None;
+                *lock(shared) = None;
                 return Err(error);
             }
             id
         }
-        None => *lease.insert(shared.store.grant(TTL).await?),
+        None => {
+            let id = shared.store.grant(TTL).await?;
+            *lock(shared) = Some(id);
+            id
+        }
     };
     let config = &shared.config;
     let state = RouterState {
@@ -150,7 +161,7 @@ async fn write(
         }
         Err(error) => {
             if matches!(error, StoreError::LeaseLost) {
-                *lease = None;
+                *lock(shared) = None;
             }
             Err(error)
         }

@@ -131,9 +131,7 @@ async fn hold(shared: &Shared, ctx: &mut Ctx, bytes: usize) -> Result<(), Cause>
     }
     ctx.held = true;
     ctx.released = None;
-    shared.metrics.holding.inc();
     let outcome = shared.hold.wait(&cell, bytes + BYTES_OF_A_HEAD, &shared.mirror, &shared.clock).await;
-    shared.metrics.holding.dec();
     let waited = shared.now().since(began);
     ctx.hold += waited;
     shared.metrics.hold_seconds.observe(waited.as_secs_f64());

@@ -166,6 +166,8 @@ impl ProxyHttp for Router {
         if shared.is_draining() {
             session.set_keepalive(None);
         }
+        // A client that reads nothing must not keep a request in flight, and a move waiting, for ever.
+        session.set_write_timeout(Some(shared.config.upstream_timeout));
         let trusted =
             Self::client(session).is_some_and(|ip| shared.config.trusted.iter().any(|net| net.contains(ip)));
         head::remember(ctx, session.req_header(), trusted);
@@ -189,8 +191,9 @@ impl ProxyHttp for Router {
         let (Some(route), Some(cell)) = (&ctx.route, &ctx.cell) else {
             return Err(Self::refuse(ctx, Cause::Internal));
         };
-        // Time may have passed since it was admitted: a connection that took long, a second try.
-        if route.local && !self.shared.admits(cell, route.epoch) {
+        // Time may have passed since it was admitted: a connection that took long, a second try. The second question
+        // also asks whether the table knows a newer epoch by now.
+        if route.local && !(self.shared.admits(cell, route.epoch) && self.shared.answers(cell, route.epoch)) {
             return Err(Self::refuse(ctx, Cause::NoProof));
         }
         let Some(address) = route.addresses.get(ctx.address).copied() else {
@@ -374,6 +377,10 @@ impl ProxyHttp for Router {
             && let Some(error) = error
         {
             ctx.cause = Some(Self::cause_of(error));
+        }
+        if ctx.cause == Some(Cause::Internal) {
+            let why = error.map(ToString::to_string).unwrap_or_default();
+            tracing::error!(request = %ctx.request_id, why, "a mistake of the router");
         }
         let shared = &self.shared;
         let status = session.response_written().map_or(0, |h| h.status.as_u16());

@@ -45,6 +45,7 @@ async fn told_to_stop_it_finishes_what_is_in_flight() {
     fleet.east.let_go();
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
     assert_eq!(gate.process.wait(SOON).await.unwrap().code(), Some(0), "{}", gate.process.tail());
+    assert_eq!(fleet.router_state("gate-us-east-1").await, None, "nobody waits for one that has left");
 }
 
 #[tokio::test]

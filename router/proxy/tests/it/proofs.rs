@@ -148,9 +148,9 @@ async fn a_gate_whose_watch_is_cut_gives_no_answer_after_the_move() {
 }
 
 #[tokio::test]
-async fn an_edge_restarted_without_the_registry_routes_from_disk() {
+async fn an_edge_and_a_gate_restarted_without_the_registry_go_on_from_disk() {
     let mut fleet = Fleet::new().await;
-    let _east = fleet.gate("us-east-1").await;
+    let mut east = fleet.gate("us-east-1").await;
     let _west = fleet.gate("us-west-2").await;
     let mut edge = fleet.edge().await;
     until_status(&edge, "/", 200).await;
@@ -170,6 +170,13 @@ async fn an_edge_restarted_without_the_registry_routes_from_disk() {
     assert!(table.contains("\"source\":\"last-good\""), "{table}");
     let answer = client().post(edge.url("/")).header("host", HOST).body("write").send().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", edge.process.tail());
+    // The gate has no proof when it starts, and gets one from the witnesses, of which it is one itself. This time
+    // it gets no chance to tidy up.
+    let peers: Vec<_> = fleet.args("gate", "gate-us-east-1", "us-east-1");
+    east.process.kill();
+    east = Router::start("gate-us-east-1", fleet.dir.path(), &peers).await;
+    until_status(&edge, "/", 200).await;
+    assert!(east.process.is_alive());
 }
 
 /// The proof's end cuts also what has begun: a head that has left does not carry its body out.
