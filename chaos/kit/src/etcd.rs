@@ -270,6 +270,7 @@ impl Member {
 impl PeerLink {
     async fn start(peer: SocketAddr, n: usize) -> anyhow::Result<Self> {
         let from: Vec<Control> = (0..n).map(|_| Control::new()).collect();
+        let at = ports::free_address()?;
         let pids = Arc::new(std::sync::Mutex::new(Vec::new()));
         let (switches, known) = (from.clone(), Arc::clone(&pids));
         // Who can't be told at the third look is refused and dials again: /proc is not read in one moment, and a single connection of a
@@ -278,11 +279,11 @@ impl PeerLink {
         stranger.cut();
         let classify = Arc::new(move |client: SocketAddr| {
             let pids = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            let owner = (0..3).find_map(|_| proc::owner_of(client, &pids));
+            let owner = (0..3).find_map(|_| proc::owner_of(client, at, &pids));
             let index = owner.and_then(|pid| pids.iter().position(|p| *p == pid));
             index.and_then(|i| switches.get(i)).unwrap_or(&stranger).clone()
         });
-        let link = Link::start_at(ports::free_address()?, peer, Control::new(), classify).await?;
+        let link = Link::start_at(at, peer, Control::new(), classify).await?;
         Ok(Self { link, from, pids })
     }
 }

@@ -73,12 +73,12 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Who of these processes owns the local end of a TCP connection at `local`.
+/// Who of these processes owns the local end of the TCP connection from `local` to `remote`.
 ///
 /// How a proxy tells apart clients that all come from 127.0.0.1: etcd's members dial each other by one address each.
 #[must_use]
-pub fn owner_of(local: SocketAddr, candidates: &[u32]) -> Option<u32> {
-    let inode = socket_inode(local)?;
+pub fn owner_of(local: SocketAddr, remote: SocketAddr, candidates: &[u32]) -> Option<u32> {
+    let inode = socket_inode(local, remote)?;
     let wanted = format!("socket:[{inode}]");
     candidates.iter().copied().find(|pid| {
         std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -89,16 +89,22 @@ pub fn owner_of(local: SocketAddr, candidates: &[u32]) -> Option<u32> {
     })
 }
 
-/// The inode of the IPv4 socket that is bound to `local` and connected.
-fn socket_inode(local: SocketAddr) -> Option<u64> {
-    let SocketAddr::V4(v4) = local else { return None };
-    let key = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+/// The inode of the IPv4 connection with these ends. One local port serves many remote ones, and dead connections
+/// (inode 0) stay listed for a minute, so one end alone names nothing.
+fn socket_inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let (local, remote) = (key(local)?, key(remote)?);
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let listens = fields.get(3) == Some(&"0A");
-        (fields.get(1) == Some(&key.as_str()) && !listens).then(|| fields.get(9)?.parse().ok()).flatten()
+        let mut fields = line.split_whitespace().skip(1);
+        let ours = fields.next() == Some(&local) && fields.next() == Some(&remote);
+        ours.then(|| fields.nth(6)?.parse().ok()).flatten().filter(|inode| *inode != 0)
     })
+}
+
+/// An address as `/proc/net/tcp` writes it.
+fn key(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(v4) = address else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()))
 }
 
 /// SIGKILLs these processes and everything below them, looking again until nothing new appears.
@@ -151,7 +157,13 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let me = std::process::id();
-        assert_eq!(owner_of(client.local_addr().unwrap(), &[1, me]), Some(me));
-        assert_eq!(owner_of(client.local_addr().unwrap(), &[]), None);
+        let (local, remote) = (client.local_addr().unwrap(), listener.local_addr().unwrap());
+        assert_eq!(owner_of(local, remote, &[1, me]), Some(me));
+        assert_eq!(owner_of(local, remote, &[]), None);
+        assert_eq!(
+            owner_of(local, local, &[me]),
+            None,
+            "another connection from the same port is another one"
+        );
     }
 }

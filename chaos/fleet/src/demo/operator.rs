@@ -60,13 +60,25 @@ impl Operator {
 
     /// Runs a command as often as it says "not yet", and gives its JSON.
     async fn ask<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
+        let last = std::sync::Mutex::new(String::new());
         let asked = wait::eventually(COMMAND, "the control plane answers", || async {
             match self.run(args).await {
-                Ok(said) if matches!(said.code, TEMPORARY | UNAVAILABLE) => None,
+                Ok(said) if matches!(said.code, TEMPORARY | UNAVAILABLE) => {
+                    *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = said.err;
+                    // A command that is started again at once is load of its own.
+                    domicile_model::clock::pause(Duration::from_millis(200)).await;
+                    None
+                }
                 other => Some(other),
             }
         });
-        let said = asked.await.map_err(|late| anyhow!("`domicile {}`: {late}", args.join(" ")))??;
+        let said = match asked.await {
+            Ok(said) => said?,
+            Err(late) => {
+                let last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                bail!("`domicile {}`: {late}; last it said: {}", args.join(" "), last.trim())
+            }
+        };
         if said.code != 0 {
             bail!("`domicile {}` ended with {}: {}", args.join(" "), said.code, said.err.trim());
         }

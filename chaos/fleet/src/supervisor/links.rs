@@ -164,18 +164,19 @@ async fn peer_proxy(
     switches: BTreeMap<String, Control>,
     members: Arc<Mutex<Vec<(String, u32)>>>,
 ) -> anyhow::Result<Link> {
+    let at = ports::free_address()?;
     let stranger = Control::new();
     // /proc is not read in one moment: a connection whose owner is not found could pass a cut. Its owner dials again.
     stranger.cut();
     let classify = Arc::new(move |client: SocketAddr| {
         let members = members.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let pids: Vec<u32> = members.iter().map(|(_, pid)| *pid).collect();
-        let owner = proc::owner_of(client, &pids);
+        let owner = proc::owner_of(client, at, &pids);
         let name = members.iter().find(|(_, pid)| Some(*pid) == owner).map(|(name, _)| name);
         name.and_then(|name| switches.get(name)).unwrap_or(&stranger).clone()
     });
     let peer = to.address("peer").context("an etcd member has a peer address")?;
-    Link::start_at(ports::free_address()?, peer, Control::new(), classify).await
+    Link::start_at(at, peer, Control::new(), classify).await
 }
 
 #[cfg(test)]
