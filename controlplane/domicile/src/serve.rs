@@ -29,12 +29,18 @@ struct Plan {
 }
 
 fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
-    let registry: EtcdConfig = args.registry.parse().map_err(|e| usage(format!("--registry: {e}")))?;
+    let mut registry: EtcdConfig = args.registry.parse().map_err(|e| usage(format!("--registry: {e}")))?;
     let secret = SecretRef::new(&args.agent_secret).map_err(|e| usage(format!("--agent-secret: {e}")))?;
     // Now, so that a wrong path is seen at the start and not in the middle of a disaster.
     secret.read().map_err(|e| usage(format!("--agent-secret: {}", chain(&e))))?;
     let operators = Operators::load(&args.tokens).map_err(|e| usage(format!("--tokens: {}", chain(&e))))?;
     let links = args.links.as_deref().map(links).transpose()?.unwrap_or_default();
+    // The registry too may have another address from here.
+    for endpoint in &mut registry.endpoints {
+        if let Ok(address) = endpoint.parse() {
+            *endpoint = links.dial(address).to_string();
+        }
+    }
     let constants = constants(args.fence);
     let mut options = options(&args.name, args.lease, args.hold, &constants);
     if !args.failpoint.is_empty() {

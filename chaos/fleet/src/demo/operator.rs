@@ -16,6 +16,8 @@ use crate::fleet::commands::Programs;
 
 /// A command that takes longer has hung.
 const COMMAND: Duration = Duration::from_secs(60);
+/// How often a start that checks have blocked is tried.
+const TRIES: usize = 30;
 /// `EX_TEMPFAIL` of the documented exit codes: nobody leads yet, or the registry does not answer yet.
 const TEMPORARY: i32 = 75;
 /// No control plane could be reached.
@@ -116,11 +118,21 @@ impl Operator {
         self.ask(&[&["--json", "failover", "plan", cell, "--to", to], extra].concat()).await
     }
 
-    /// Starts a move; `extra` as on the command line.
+    /// Starts a move; `extra` as on the command line. A check that blocks (a sample that came late on a busy machine)
+    /// is no failure: nothing was done, and an operator would look and try again.
     pub(super) async fn start(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MoveView> {
-        let key = uuid::Uuid::new_v4().to_string();
-        let args = ["--json", "failover", "start", cell, "--to", to, "--yes", "--idempotency-key", &key];
-        self.ask(&[&args, extra].concat()).await
+        let mut last = None;
+        for _ in 0..TRIES {
+            let key = uuid::Uuid::new_v4().to_string();
+            let args = ["--json", "failover", "start", cell, "--to", to, "--yes", "--idempotency-key", &key];
+            match self.ask(&[&args, extra].concat()).await {
+                Ok(view) => return Ok(view),
+                Err(error) if error.to_string().contains("is blocked") => last = Some(error),
+                Err(error) => return Err(error),
+            }
+            domicile_model::clock::pause(Duration::from_secs(1)).await;
+        }
+        Err(last.unwrap_or_else(|| anyhow!("{cell} was never asked to move")))
     }
 
     pub(super) async fn losses(&self, id: &str) -> anyhow::Result<LossReport> {
