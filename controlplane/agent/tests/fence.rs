@@ -1,6 +1,8 @@
 //! The fence against everything that writes: open transactions, prepared ones, reconnects, stopped processes, late
 //! orders.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod rig;
 
 use std::time::Duration;

@@ -1,0 +1,136 @@
+//! Looking at a real pair by SQL, and calling an agent that is not there.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use domicile_chaos_kit::ports::free_address;
+use domicile_chaos_kit::postgres::{self, Postgres, Spec};
+use domicile_chaos_kit::wait::eventually;
+use domicile_engine::provider::{Databases, EffectError};
+use domicile_model::clock::Clock;
+use domicile_model::{
+    Cell, CellId, Database, DatabaseEndpoint, LeaderFence, MoveId, RegionId, Revision, SecretRef, Token,
+    WorldId,
+};
+use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
+
+/// What the agent makes in a primary, as far as looking needs it.
+const FURNITURE: &str = "CREATE SCHEMA domicile;
+CREATE TABLE domicile.heartbeat (server text PRIMARY KEY, at timestamptz NOT NULL);
+CREATE TABLE domicile.canary (move text PRIMARY KEY, at timestamptz NOT NULL, step text NOT NULL);
+GRANT USAGE ON SCHEMA domicile TO domicile;
+GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA domicile TO domicile;";
+
+fn region(name: &str) -> RegionId {
+    RegionId::new(name).unwrap()
+}
+
+fn cell(a: SocketAddr, b: SocketAddr, nobody: SocketAddr, password: String) -> Cell {
+    let endpoint = |address| DatabaseEndpoint { address, agent: nobody };
+    Cell {
+        id: CellId::new("c").unwrap(),
+        primary: region("us-east-1"),
+        dr: region("us-west-2"),
+        rpo_ms: Cell::DEFAULT_RPO_MS,
+        ingress: BTreeMap::new(),
+        application: BTreeMap::new(),
+        database: Some(Database {
+            name: "clinic".into(),
+            user: "domicile".into(),
+            password: SecretRef::File(password),
+            endpoints: [(region("us-east-1"), endpoint(a)), (region("us-west-2"), endpoint(b))].into(),
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
+    let home = postgres::home().unwrap();
+    let spec = Spec::default();
+    let (a_dir, b_dir) = (home.path().join("a"), home.path().join("b"));
+    let (a_at, b_at) = (free_address().unwrap(), free_address().unwrap());
+    let s = spec.clone();
+    let (primary, standby) = tokio::task::spawn_blocking(move || {
+        postgres::prepare_primary(&a_dir, &s).unwrap();
+        postgres::prepare_standby(&a_dir, &b_dir, a_at, "standby", &s).unwrap();
+        let primary = Postgres::start(&a_dir, a_at).unwrap();
+        primary.superuser("clinic", FURNITURE).unwrap();
+        primary.superuser("clinic", "SELECT pg_create_physical_replication_slot('standby', true)").unwrap();
+        (primary, Postgres::start(&b_dir, b_at).unwrap())
+    })
+    .await
+    .unwrap();
+    let (password, secret) = (home.path().join("password"), home.path().join("secret"));
+    std::fs::write(&password, &spec.domicile_password).unwrap();
+    std::fs::write(&secret, "agent-secret").unwrap();
+    let cell = cell(a_at, b_at, free_address().unwrap(), password.display().to_string());
+    let config = PostgresConfig::new("cp-1", SecretRef::File(secret.display().to_string()));
+    let provider = PostgresDatabases::new(config, Clock::Machine).unwrap();
+    let holder = region("us-east-1");
+
+    let sample =
+        eventually(Duration::from_secs(30), "both sides answer and the heartbeat arrives", || async {
+            let sample = provider.sample(&cell, &holder).await;
+            let both = sample.primary.as_ref().zip(sample.standby.as_ref());
+            both.is_some_and(|(p, s)| p.streaming && s.streaming && s.data_age_ms.is_some()).then_some(sample)
+        })
+        .await
+        .unwrap();
+    let before = sample.primary.unwrap();
+    assert!(sample.standby.unwrap().replayed <= before.flushed || before.flushed.0 > 0);
+    let a = primary.address();
+    let s = spec.clone();
+    tokio::task::spawn_blocking(move || {
+        postgres::psql(a, "app", &s.app_password, "clinic", "CREATE TABLE t (id int)").unwrap();
+    })
+    .await
+    .unwrap();
+    let after = eventually(Duration::from_secs(10), "the primary answers", || async {
+        provider.sample(&cell, &holder).await.primary
+    })
+    .await
+    .unwrap();
+    assert!(after.next_xid > before.next_xid && after.flushed > before.flushed);
+
+    let token = Token {
+        world: WorldId::new(),
+        leader: LeaderFence(Revision(1)),
+        attempt: 1,
+        moving: MoveId::new(),
+        step: "verify".into(),
+        cell: cell.id.clone(),
+    };
+    provider.verify(&cell, &holder, &token).await.unwrap();
+    provider.verify(&cell, &holder, &token).await.unwrap();
+    let read_only = provider.verify(&cell, &region("us-west-2"), &token).await;
+    assert!(matches!(read_only, Err(EffectError::Refused(_))), "{read_only:?}");
+
+    // No agent there: nothing was sent, and the sentence says what to do.
+    let settle = provider.settle(&cell, &holder, &token).await;
+    let Err(EffectError::Refused(why)) = settle else { panic!("{settle:?}") };
+    assert!(why.contains("domicile agent"), "{why}");
+    let seen = provider.observe(&cell, &holder).await;
+    assert_eq!((seen.reachable, seen.writable, seen.can_rewind), (true, Some(true), Some(true)));
+    assert_eq!((seen.loss_slot, seen.prepared_transactions), (Some(false), Some(0)));
+    assert!(seen.problems.iter().any(|p| p.contains("domicile agent")), "{:?}", seen.problems);
+
+    // The primary dies: the standby is still seen.
+    drop(primary);
+    eventually(Duration::from_secs(10), "only the standby answers", || async {
+        let sample = provider.sample(&cell, &holder).await;
+        sample.primary.is_none() && sample.standby.is_some()
+    })
+    .await
+    .unwrap();
+    let gone = provider.observe(&cell, &holder).await;
+    assert!(!gone.reachable && gone.writable.is_none());
+    assert!(gone.problems.iter().any(|p| p.contains("refused")), "{:?}", gone.problems);
+    // A wrong password is said as such, and the password is not.
+    std::fs::write(&password, "hunter2").unwrap();
+    let wrong = provider.observe(&cell, &region("us-west-2")).await;
+    let said = wrong.problems.join(" ");
+    assert!(said.contains("password") && !said.contains("hunter2"), "{said}");
+    drop(standby);
+}
