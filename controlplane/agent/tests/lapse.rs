@@ -1,5 +1,7 @@
 //! Without a proof nothing stays open: agent as a process of its own, on a real etcd.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod rig;
 
 use std::net::SocketAddr;
