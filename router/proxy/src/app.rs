@@ -5,7 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -199,6 +199,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
         lease: std::sync::Mutex::new(None),
+        last_said: AtomicU64::new(0),
         draining: AtomicBool::new(false),
         config,
     });

@@ -1,7 +1,7 @@
 //! What all parts of one router share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -67,6 +67,8 @@ pub struct Shared {
     pub log: AccessLog,
     /// The lease of this router's acknowledgements.
     pub lease: std::sync::Mutex<Option<domicile_store::LeaseId>>,
+    /// The second of the last message that every request could cause.
+    pub last_said: AtomicU64,
     /// Set when the router was told to stop.
     pub draining: AtomicBool,
 }
@@ -128,6 +130,13 @@ impl Shared {
             });
             self.proven.send_modify(|n| *n = n.wrapping_add(1));
         }
+    }
+
+    /// True at most once a second: for messages that every request could cause.
+    #[must_use]
+    pub fn now_and_then(&self) -> bool {
+        let second = self.now().as_nanos() / 1_000_000_000;
+        self.last_said.swap(second, Ordering::Relaxed) != second
     }
 
     /// Whether this is a gate.

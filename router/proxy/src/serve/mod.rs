@@ -303,7 +303,6 @@ impl ProxyHttp for Router {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent, so the region's next address may have it. Never another region's.
-        tracing::debug!(%peer, %error, "no connection");
         ctx.address += 1;
         let more = ctx.route.as_ref().is_some_and(|r| ctx.address < r.addresses.len());
         error.set_retry(more);
@@ -311,6 +310,11 @@ impl ProxyHttp for Router {
             self.shared.metrics.next_address.inc();
         } else {
             ctx.cause = Some(Cause::Unreachable);
+            // Once a second: a region that is down would fill the disk with its requests.
+            if self.shared.now_and_then() {
+                let region = ctx.route.as_ref().map(|r| r.region.to_string());
+                tracing::warn!(region, last = %peer, why = %error.etype().as_str(), "no address of the region accepts connections");
+            }
         }
         error
     }

@@ -32,12 +32,18 @@ async fn requests_wait_for_a_move_and_go_to_the_new_region() {
     let revision = fleet.close(30_000).await;
     fleet.acknowledged(&["gate-us-east-1", "gate-us-west-2", "edge"], revision).await;
     fleet.serve("us-west-2").await;
+    let clock = domicile_model::clock::Clock::Machine;
+    let from = clock.now();
     for request in waiting {
         let answer = request.await.unwrap().unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["domicile-region"], "us-west-2");
         assert!(answer.text().await.unwrap().starts_with("west POST"));
     }
+    // Watch, release, proof of the new region, forward: milliseconds each. Two seconds are a loaded machine's.
+    let took = clock.now().since(from);
+    eprintln!("held requests were answered {took:?} after the switch");
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
     assert_eq!(fleet.east.hits(), hits);
     assert!(west.process.is_alive());
 }
