@@ -1,11 +1,11 @@
 //! Drives one workflow: forward, back, or to a person. Ends when nothing more can be done by itself.
 
-use domicile_api::moves::{MoveKind, MoveStatus};
+use domicile_api::moves::{LogEvent, MoveKind, MoveStatus};
 use domicile_model::clock::pause;
 
 use crate::definitions;
 use crate::error::Halt;
-use crate::run::Run;
+use crate::run::{Edge, Run};
 use crate::undo;
 
 /// Drives until the move is over or stuck.
@@ -49,7 +49,13 @@ async fn answer(run: &mut Run, halt: Halt) -> Result<(), Halt> {
 
 /// The move turns back.
 pub(crate) async fn turn_back(run: &mut Run, why: &str) -> Result<(), Halt> {
-    run.edge(crate::run::Edge::default(), |flow, _| {
+    let step = run.flow.step.clone();
+    // An effect that failed says so already.
+    let edge = match run.flow.stands(&step).after(LogEvent::Failed) {
+        Some(_) => Edge::of(&step, LogEvent::Failed, why),
+        None => Edge::default(),
+    };
+    run.edge(edge, |flow, _| {
         flow.back = true;
         flow.back_because = why.to_owned();
         flow.status = MoveStatus::RollingBack;

@@ -128,6 +128,24 @@ impl Run {
         }
     }
 
+    /// Repeats an order under its own token. Only one answer matters: that another leader has acted.
+    pub(crate) async fn nudge(
+        &self,
+        token: &Token,
+        again: impl Future<Output = Result<(), EffectError>> + Send,
+    ) -> Result<(), Halt> {
+        match tokio::time::timeout(self.options().call, again).await {
+            Ok(Err(EffectError::Deposed(why))) if token.leader == self.leadership.fence => {
+                Err(Halt::Deposed(why))
+            }
+            Ok(Err(why)) => {
+                tracing::info!(%why, step = token.step, "a repeated order was not taken");
+                Ok(())
+            }
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
     /// A failpoint of the present step, for steps whose effect is their own transaction, or waiting.
     pub(crate) async fn reach(&self, point: Point) {
         self.options().failpoints.clone().reach(&self.flow.step, point).await;

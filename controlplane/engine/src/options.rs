@@ -36,6 +36,9 @@ pub struct Options {
     pub poll: Duration,
     /// Pace of looking while nobody waits: for a lost server to return, for a standby to be built.
     pub slow_poll: Duration,
+    /// How often an order for a long job is repeated under its own token while the job has not ended: an agent that
+    /// was restarted in the middle has forgotten it, every other one takes the repeat for what it is.
+    pub nudge: Duration,
     /// First and longest pause between two tries of an effect.
     pub backoff: (Duration, Duration),
     /// Most bytes that a standby may be behind when a planned move starts: more could not be caught up within the
@@ -64,6 +67,7 @@ impl Default for Options {
             quiet: Duration::from_secs(20),
             poll: Duration::from_millis(10),
             slow_poll: Duration::from_millis(500),
+            nudge: Duration::from_secs(10),
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
             max_lag_bytes: 64 << 20,
             max_sample_age: Duration::from_secs(5),

@@ -154,7 +154,8 @@ impl Standing {
             (S::Untouched | S::Failed | S::Unknown | S::Answered | S::Done, E::Intent) => S::Intended,
             // Done without an intent: a step that only waits, or whose transaction is its effect.
             (S::Untouched | S::Intended | S::Unknown | S::Failed | S::Answered, E::Done) => S::Done,
-            (S::Intended | S::Unknown, E::Failed) => S::Failed,
+            // Failed without an intent: a step that only waits, in vain.
+            (S::Untouched | S::Intended | S::Unknown | S::Answered, E::Failed) => S::Failed,
             (S::Intended | S::Unknown, E::Unknown) => S::Unknown,
             (
                 S::Intended | S::Done | S::Failed | S::Unknown | S::Answered | S::UndoUnknown | S::Stuck,
@@ -292,6 +293,21 @@ impl Record for LogRecord {
 mod tests {
     use super::*;
 
+    /// As version 1 was written. A later version must still read it.
+    #[test]
+    fn a_record_of_version_1_reads() {
+        let old = r#"{"v":1,"data":{"id":"00000000-0000-0000-0000-000000000007","definition":"failover","version":1,
+            "request":{"cell":"c","to":"us-west-2","force":true,"accept_loss":9},"cell":"c","from":"us-east-1",
+            "to":"us-west-2","by":"ann","created":"2026-11-22T20:00:00Z","updated":"2026-11-22T20:00:01Z",
+            "status":{"is":"stuck","step":"fence","why":"w"},"back":false,"step":"fence","attempt":41,"log":3,
+            "steps":{"fence":{"stands":"stuck","token":null,"tries":1}},"outputs":{"gates":["gate-a"]},"facts":{}}}"#;
+        let flow: Workflow = domicile_store::codec::decode(old.as_bytes()).unwrap();
+        assert_eq!((flow.attempt, flow.stands("fence"), flow.past_return()), (41, Standing::Stuck, false));
+        let entry = r#"{"v":1,"data":{"n":1,"at":"2026-11-22T20:00:00Z","leader":"cp-1","step":"claim","event":"done"}}"#;
+        let entry: LogRecord = domicile_store::codec::decode(entry.as_bytes()).unwrap();
+        assert_eq!(entry.0.event, LogEvent::Done);
+    }
+
     #[test]
     fn the_log_keeps_its_order() {
         use LogEvent as E;
@@ -303,7 +319,7 @@ mod tests {
             Some(Standing::Undone)
         );
         for illegal in [
-            &[E::Failed][..],
+            &[E::Failed, E::Failed][..],
             &[E::Intent, E::Intent],
             &[E::Done, E::Done],
             &[E::Intent, E::Undone, E::Intent],

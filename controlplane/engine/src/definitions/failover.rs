@@ -201,6 +201,7 @@ async fn export_losses(run: &mut Run) -> Result<(), Halt> {
         )
         .await?;
     }
+    let mut sent = run.now();
     loop {
         let job = run.observe(&from).await.losses.filter(|j| j.token.moving == id);
         match job.and_then(|j| j.outcome) {
@@ -214,6 +215,12 @@ async fn export_losses(run: &mut Run) -> Result<(), Halt> {
                 )));
             }
             None => pause(run.options().slow_poll).await,
+        }
+        if run.now().since(sent) >= run.options().nudge {
+            sent = run.now();
+            let (hands, token) = (run.hands(), run.token("losses")?);
+            let again = hands.databases.export_losses(&hands.cell, &hands.from, fork, &token);
+            run.nudge(&token, again).await?;
         }
     }
     let report = loop {

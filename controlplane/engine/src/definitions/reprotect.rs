@@ -42,6 +42,9 @@ pub(crate) async fn follow(run: &mut Run) -> Result<(), Halt> {
     }
     let mut orders = 0;
     let mut ordered: Option<Token> = None;
+    let mut sent = run.now();
+    // A failure that was there before the newest order is no answer to it.
+    let mut answered: Option<Token> = None;
     loop {
         let seen = run.observe(&from).await;
         let job = this_moves(seen.follow.clone(), run);
@@ -55,9 +58,10 @@ pub(crate) async fn follow(run: &mut Run) -> Result<(), Halt> {
                 .await
                 .map(|_| ());
         }
-        let failure =
-            job.filter(|j| ordered.as_ref() == Some(&j.token)).and_then(|j| j.outcome).and_then(Result::err);
-        if let Some(why) = failure {
+        let failed = job.filter(|_| ordered.is_some()).filter(|j| answered.as_ref() != Some(&j.token));
+        let failure = failed.and_then(|j| Some((j.token, j.outcome?.err()?)));
+        if let Some((token, why)) = failure {
+            answered = Some(token);
             run.edge(Edge::of("re-protect", LogEvent::Failed, &why), |_, _| ()).await?;
             ordered = None;
             if orders >= MOST_ORDERS {
@@ -68,6 +72,14 @@ pub(crate) async fn follow(run: &mut Run) -> Result<(), Halt> {
         } else if ordered.is_none() && seen.reachable {
             orders += 1;
             ordered = Some(order(run, fork).await?);
+            sent = run.now();
+        } else if let Some(token) = ordered.as_ref().filter(|_| seen.reachable)
+            && run.now().since(sent) >= run.options().nudge
+        {
+            sent = run.now();
+            let hands = run.hands();
+            let again = hands.databases.follow(&hands.cell, &hands.from, &hands.to, fork, token);
+            run.nudge(token, again).await?;
         }
         pause(if ordered.is_some() { run.options().poll * 10 } else { run.options().slow_poll }).await;
     }

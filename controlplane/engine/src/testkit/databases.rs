@@ -52,6 +52,14 @@ impl FakeDatabases {
     }
 }
 
+impl World2 {
+    /// Whether a job that was started is not carried out.
+    fn stalls(&mut self, job: &str) -> Option<Fault> {
+        let at = self.faults.iter().position(|(n, _)| n == job)?;
+        Some(self.faults.remove(at).1)
+    }
+}
+
 fn other(at: &RegionId) -> RegionId {
     region(if at.as_str() == A { B } else { A })
 }
@@ -208,7 +216,19 @@ impl Databases for FakeDatabases {
             }
             world.violations.extend(found);
             let up = world.servers[upstream].clone();
+            let stopped = world.stalls("follow-job");
             let server = world.servers.get_mut(at).expect("two servers");
+            server.follow = Some(Job { token: token.clone(), how: "attach".to_owned(), outcome: None });
+            match stopped {
+                Some(Fault::Refused) => {
+                    let outcome = Some(Err("the rewind failed".to_owned()));
+                    server.follow = Some(Job { token: token.clone(), how: "rewind".to_owned(), outcome });
+                    return Ok(());
+                }
+                // The agent is restarted in the middle and has forgotten the job.
+                Some(_) => return Ok(()),
+                None => {}
+            }
             server.fence = None;
             (server.writable, server.standby, server.streaming) = (false, true, true);
             (server.timeline, server.fork) = (up.timeline, up.fork);
@@ -228,7 +248,12 @@ impl Databases for FakeDatabases {
         token: &Token,
     ) -> Result<(), EffectError> {
         self.effect("export", at, token, |world| {
+            let forgotten = world.stalls("export-job").is_some();
             let server = world.servers.get_mut(at).expect("two servers");
+            if forgotten {
+                server.losses = Some(Job { token: token.clone(), how: "export".to_owned(), outcome: None });
+                return Ok(());
+            }
             server.losses =
                 Some(Job { token: token.clone(), how: "export".to_owned(), outcome: Some(Ok(())) });
             Ok(())

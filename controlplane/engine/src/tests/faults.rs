@@ -40,6 +40,17 @@ fn one_fault_of_any_kind_at_any_effect_is_got_over() {
 }
 
 #[test]
+fn a_job_that_its_agent_forgot_is_ordered_again_and_one_that_fails_is_tried_another_way() {
+    for kind in definitions::ALL {
+        for fault in [Fault::Refused, Fault::LostBefore] {
+            assert_eq!(run(kind, &[("follow-job", fault)], false), Ended::Done, "{kind:?} {fault:?}");
+        }
+        assert_eq!(run(kind, &[("export-job", Fault::LostBefore)], false), Ended::Done, "{kind:?}");
+        assert_eq!(run(kind, &[("follow-job", Fault::Refused); 9], false), Ended::Stuck, "{kind:?}");
+    }
+}
+
+#[test]
 fn every_effect_may_arrive_twice() {
     for kind in definitions::ALL {
         assert_eq!(run(kind, &[], true), Ended::Done);
