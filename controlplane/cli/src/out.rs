@@ -62,7 +62,8 @@ impl Out {
             table.add_row(row);
         }
         for line in table.to_string().lines() {
-            writeln!(self.stdout, "{}", line.trim_end())?;
+            // The style pads every cell; the first pad would indent the whole table.
+            writeln!(self.stdout, "{}", line.strip_prefix(' ').unwrap_or(line).trim_end())?;
         }
         Ok(())
     }

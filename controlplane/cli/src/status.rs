@@ -25,7 +25,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
             ("routers", status.routers.len().to_string()),
         ])?;
         if !status.cells.is_empty() {
-            out.pairs(&[("", String::new())])?;
+            writeln!(out.stdout)?;
             table(&status.cells, out)?;
         }
     }

@@ -29,12 +29,12 @@ pub async fn run(args: &MoveArgs, client: &Client, out: &mut Out) -> Result<Exit
 }
 
 /// Whether a check stands against a start.
-pub(crate) fn blocked(plan: &MovePlan) -> bool {
+fn blocked(plan: &MovePlan) -> bool {
     plan.checks.iter().any(|c| c.verdict.blocks())
 }
 
 /// A verdict in one word.
-pub(crate) const fn verdict(verdict: Verdict) -> &'static str {
+const fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Passed => "passed",
         Verdict::Failed => "FAILED",

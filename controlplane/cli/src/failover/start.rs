@@ -7,7 +7,7 @@ use crate::args::StartArgs;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::failover::plan::{lines, verdict};
+use crate::failover::plan::lines;
 use crate::failover::{kind, request, status, watch};
 use crate::out::{Out, joined};
 
@@ -24,9 +24,6 @@ pub async fn run(args: &StartArgs, client: &Client, out: &mut Out) -> Result<Exi
         for (n, line) in value.lines().enumerate() {
             out.say(&format!("{}  {line}", if n == 0 { name } else { "       " }))?;
         }
-    }
-    for check in plan.checks.iter().filter(|c| c.verdict.blocks()) {
-        out.say(&format!("{}  {}: {}", verdict(check.verdict), check.name, check.why))?;
     }
     if let Some(preview) = plan.preview.as_ref().filter(|_| wanted.force)
         && wanted.accept_loss.is_none()

@@ -141,7 +141,9 @@ impl From<MoveError> for Refusal {
                 .hint("see `domicile cell list` and `domicile failover list`")
                 .into(),
             MoveError::Blocked(plan) => {
-                let mut problem = Problem::new("blocked", "Move blocked", 409, text)
+                let n = plan.checks.iter().filter(|c| c.verdict.blocks()).count();
+                let detail = format!("the move of cell {} to {} is blocked by {n} checks", plan.cell, plan.to);
+                let mut problem = Problem::new("blocked", "Move blocked", 409, detail)
                     .hint("mend what the checks name; `domicile failover plan` shows them again without doing anything");
                 problem.mistakes = plan
                     .checks

@@ -1,0 +1,160 @@
+//! What the command line does without a server: mistakes, exit codes, and never repeating a secret.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use domicile_cli::exit::Exit;
+use domicile_cli::out::Out;
+use domicile_cli::{Asked, parse, run};
+
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Page {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+async fn domicile(args: &[&str]) -> (Exit, String, String) {
+    let words = std::iter::once("domicile").chain(args.iter().copied()).map(Into::into);
+    let (stdout, stderr) = (Page::default(), Page::default());
+    match parse(words) {
+        Asked::Client(cli) => {
+            let mut out = Out {
+                stdout: Box::new(stdout.clone()),
+                stderr: Box::new(stderr.clone()),
+                answers: None,
+                live: false,
+                json: cli.global.json,
+            };
+            let exit = run(&cli, &mut out).await;
+            (exit, stdout.text(), stderr.text())
+        }
+        Asked::Over(exit) => (exit, String::new(), String::new()),
+        Asked::Serve(_) | Asked::Agent(_) | Asked::Supervise(_) => (Exit::Ok, String::new(), String::new()),
+    }
+}
+
+/// The six bad things of a hand-written file.
+const SIX: &str = r#"
+[regions]
+us-east-1 = { country = "US", ingress = ["10.0.1.10:8443"], colour = "red" }
+us-west-2 = { country = "US", ingress = ["10.1.1.10:8443"] }
+eu-west-1 = { country = "IE", ingress = ["10.2.1.10:8443"] }
+
+[cells.same]
+primary = "us-east-1"
+dr = "us-east-1"
+
+[tenants.lost]
+primary = "us-east-1"
+dr = "mars-1"
+
+[tenants.abroad]
+primary = "us-east-1"
+dr = "eu-west-1"
+residency = ["US"]
+
+[tenants.first]
+primary = "us-east-1"
+dr = "us-west-2"
+hosts = ["shared.example.com"]
+
+[tenants.second]
+primary = "us-east-1"
+dr = "us-west-2"
+hosts = ["shared.example.com", "not a host"]
+"#;
+
+#[tokio::test]
+async fn check_reports_all_six_mistakes_at_once_each_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("regions.toml");
+    std::fs::write(&file, SIX).unwrap();
+    let (exit, stdout, stderr) = domicile(&["check", file.to_str().unwrap()]).await;
+    assert_eq!((exit, stdout.as_str()), (Exit::Usage, ""));
+    for (line, word) in
+        [(3, "colour"), (9, "primary region"), (13, "mars-1"), (18, "residency policy"), (28, "not a host")]
+    {
+        let found = stderr.lines().any(|l| l.contains(&format!("regions.toml:{line}: ")) && l.contains(word));
+        assert!(found, "line {line}, {word}:\n{stderr}");
+    }
+    assert!(stderr.contains("`shared.example.com` is claimed by"), "{stderr}");
+    assert!(stderr.contains("nothing was changed"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_sound_file_is_counted_on_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("regions.toml");
+    std::fs::write(&file, "[regions]\na1 = { country = \"US\", ingress = [\"10.0.0.1:1\"] }\n").unwrap();
+    let (exit, stdout, stderr) = domicile(&["--json", "check", file.to_str().unwrap()]).await;
+    assert_eq!((exit, stderr.as_str()), (Exit::Ok, ""));
+    let said: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(said["regions"], 1);
+    let (exit, _, stderr) = domicile(&["check", "/nowhere/regions.toml"]).await;
+    assert_eq!(exit, Exit::Usage);
+    assert!(stderr.contains("/nowhere/regions.toml can't be read"), "{stderr}");
+}
+
+#[tokio::test]
+async fn usage_is_refused_before_anything_is_dialled() {
+    for wrong in [
+        &["failover", "start", "--to", "us-west-2"][..],
+        &["failover", "start", "c", "--tenant", "t", "--to", "us-west-2"],
+        &["failover", "start", "c", "--to", "us-west-2", "--accept-loss", "3"],
+        &["failover", "start", "c", "--to", "us-west-2", "--accept-unknown"],
+        &["failover", "show", "not-an-id"],
+        &["cell", "show", "Not A Cell"],
+        &["nonsense"],
+        &["--server", "no-port", "status"],
+        &["serve", "--name", "a"],
+    ] {
+        assert_eq!(domicile(wrong).await.0, Exit::Usage, "{wrong:?}");
+    }
+    assert_eq!(domicile(&["--help"]).await.0, Exit::Ok);
+}
+
+#[tokio::test]
+async fn a_token_in_place_of_its_reference_is_not_repeated() {
+    let (exit, stdout, stderr) = domicile(&["--token", "hunter2", "status"]).await;
+    assert_eq!(exit, Exit::Usage);
+    assert!(!format!("{stdout}{stderr}").contains("hunter2"), "{stderr}");
+    assert!(stderr.contains("file:/path"), "{stderr}");
+    let (exit, _, stderr) = domicile(&["--token", "file:/nowhere/token", "status"]).await;
+    assert_eq!(exit, Exit::Permission);
+    assert!(stderr.contains("/nowhere/token"), "{stderr}");
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    let token = format!("file:{}", token.display());
+    let gone = format!("127.0.0.1:{}", domicile_chaos_kit::ports::free().unwrap());
+    let (exit, _, stderr) = domicile(&["--server", &gone, "--token", &token, "status"]).await;
+    assert_eq!(exit, Exit::Unavailable);
+    assert!(stderr.contains(&gone) && stderr.contains("hint: "), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_exit_codes_are_printed_as_documented() {
+    let (exit, stdout, _) = domicile(&["exit-codes"]).await;
+    assert_eq!(exit, Exit::Ok);
+    for code in Exit::ALL {
+        assert!(stdout.contains(code.name()) && stdout.contains(code.meaning()), "{stdout}");
+    }
+}
