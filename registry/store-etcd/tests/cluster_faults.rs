@@ -228,17 +228,20 @@ async fn seen_to_fail_a_read_without_the_quorum_is_stale() {
 
 /// Creates a key, through an election if need be: a member that comes back with a higher term costs one.
 async fn certainly(store: &EtcdStore, n: usize) -> Revision {
-    wait::eventually(Duration::from_secs(20), "a commit", || async {
+    let why = std::sync::Mutex::new(Vec::new());
+    let committed = wait::eventually(Duration::from_secs(60), "a commit", || async {
         match store.commit(put(n, &n.to_string()).when(Precondition::Absent(key(n)))).await {
             Ok(Commit::Done(at)) => Some(at),
             // An earlier try was applied after all: nobody else writes this key.
             Ok(Commit::Refused { current, .. }) => current[0].as_ref().map(|entry| entry.created),
-            Err(StoreError::Unavailable { .. } | StoreError::UnknownOutcome { .. }) => None,
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::UnknownOutcome { .. })) => {
+                why.lock().unwrap().push(error.to_string());
+                None
+            }
             Err(error) => panic!("{error}"),
         }
-    })
-    .await
-    .unwrap()
+    });
+    committed.await.unwrap_or_else(|late| panic!("{late}: {:?}", why.lock().unwrap().last()))
 }
 
 async fn without_leader(alone: &EtcdStore) {
@@ -299,7 +302,7 @@ async fn a_member_that_falls_behind_and_rejoins_tells_everything_once_and_in_ord
         let at = certainly(&writer, n).await;
         expected.push((key(n), n.to_string(), at));
     }
-    let told = tokio::time::timeout(Duration::from_secs(60), reading).await.expect("it hangs").unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(120), reading).await.expect("it hangs").unwrap();
     let told: Vec<(Key, String, Revision)> = told
         .into_iter()
         .map(|change| match change {
