@@ -249,8 +249,9 @@ impl Shared {
         if let Some(now) = alive(&report) {
             *self.sign() = now;
         }
-        drop(building);
+        // Before another builder may go on, or an older revision could be told after a newer one.
         self.revision.send_replace(applied);
+        drop(building);
         report
     }
 

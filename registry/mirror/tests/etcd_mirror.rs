@@ -13,7 +13,7 @@ use domicile_model::clock::{Clock, pause};
 use domicile_model::{
     CellId, Epoch, FenceConstants, Phase, Placement, RegionId, Revision, WitnessSet, World, WorldId,
 };
-use domicile_store::{Commit, Key, Store, Txn};
+use domicile_store::{Commit, Key, Store, StoreError, Txn};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
 
 /// Longest that anything may take on a busy machine.
@@ -39,11 +39,21 @@ fn placement(epoch: u64) -> Placement {
     }
 }
 
+/// Writes until it is done. What is written here may be written twice: a busy machine, or an election, can cost a
+/// commit its answer.
 async fn done(store: &EtcdStore, txn: Txn) -> Revision {
-    match store.commit(txn).await {
-        Ok(Commit::Done(at)) => at,
-        other => panic!("{other:?}"),
-    }
+    soon("a commit", async {
+        loop {
+            match store.commit(txn.clone()).await {
+                Ok(Commit::Done(at)) => return at,
+                Err(StoreError::Unavailable { .. } | StoreError::UnknownOutcome { .. }) => {
+                    pause(Duration::from_millis(50)).await;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await
 }
 
 async fn fill(store: &EtcdStore) {
