@@ -372,7 +372,7 @@ impl Shared {
                         let next = self.distort(next, &batch);
                         (next.clone(), (applied, next))
                     },
-                    |(a, _)| (!a.other_world).then_some(Sign::Live { seen }),
+                    |(a, _)| seen.filter(|_| !a.other_world).map(|seen| Sign::Live { seen }),
                 );
                 self.report(&applied.refused);
                 if applied.other_world {
@@ -420,7 +420,7 @@ impl Mirror {
         let revision = changes.iter().map(domicile_store::Change::revision).max().unwrap();
         let header = domicile_store::Header { cluster: shared.table.load().cluster().unwrap(), revision };
         let batch = domicile_store::Batch { header, changes };
-        shared.took(&mut follower, &mut None, Step::Batch(batch, shared.clock.now()));
+        shared.took(&mut follower, &mut None, Step::Batch(batch, Some(shared.clock.now())));
     }
 }
 

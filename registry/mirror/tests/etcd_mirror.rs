@@ -162,8 +162,9 @@ async fn what_was_compacted_away_is_listed() {
     done(&direct, Txn::bare().put(gone.clone(), &placement_claim())).await;
     let mirror = mirror_at(&cluster.endpoints()).await;
     let link = member.client_link().unwrap().control();
+    let losses = mirror.counts().losses;
     link.cut();
-    until("the loss", || mirror.counts().losses > 0).await;
+    until("the loss", || mirror.counts().losses > losses).await;
     let mut revision = done(&direct, Txn::bare().delete(gone)).await;
     for n in 2..20 {
         revision = raise(&direct, n).await;

@@ -17,8 +17,8 @@ mod pace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_model::World;
 use domicile_model::clock::{BootTime, Clock, pause};
+use domicile_model::{Revision, World};
 use domicile_store::codec::decode;
 use domicile_store::{Batch, Header, Key, Listing, Store, StoreError, Watcher};
 
@@ -37,9 +37,19 @@ enum State {
     /// Changes arrive.
     Watching {
         stream: Box<dyn Watcher>,
-        /// When a sign of life was asked for that has not come yet.
-        asked: Option<BootTime>,
+        /// A sign of life that was asked for and has not come yet.
+        asked: Option<Asked>,
     },
+}
+
+/// A sign of life that is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// When.
+    at: BootTime,
+    /// Where the registry as a whole was by then. A member that is cut off from the others goes on answering; only one
+    /// that has come this far shows that the stream is alive.
+    revision: Revision,
 }
 
 /// What one step brought.
@@ -49,9 +59,9 @@ pub enum Step {
     Listed(Listing, BootTime),
     /// The registry was found to be the same as before, and the watch runs.
     Resumed(BootTime),
-    /// Changes, to be applied in one swap; or none, which is a sign of life. The moment is the one to count the age of
-    /// the table from.
-    Batch(Batch, BootTime),
+    /// Changes, to be applied in one swap; or none. The moment is the one to count the age of the table from; none if
+    /// the answer is no sign of life.
+    Batch(Batch, Option<BootTime>),
     /// Nothing came for a while; a sign of life was asked for.
     Probed,
     /// The registry did not answer, or not usefully. The machine has moved on to recover.
@@ -117,17 +127,8 @@ impl Follower {
 
     async fn open(&mut self, table: &RoutingTable, just_now: bool) -> Step {
         let asked = self.clock.now();
-        if !just_now {
-            match within(self.pace.answer, self.store.read(&[Key::World])).await {
-                Ok((header, entries)) => {
-                    let world = entries.into_iter().next().flatten();
-                    let world = world.map(|entry| decode::<World>(&entry.value));
-                    if let Some(why) = strange(table, header, world.as_ref().map(|w| w.as_ref().ok())) {
-                        return self.lost(why, true);
-                    }
-                }
-                Err(why) => return self.lost(why.to_string(), false),
-            }
+        if !just_now && let Err(lost) = self.same_registry(table).await {
+            return lost;
         }
         match within(self.pace.answer, self.store.watch(table.applied().next())).await {
             Ok(stream) => {
@@ -139,7 +140,7 @@ impl Follower {
         }
     }
 
-    fn compacted(&mut self, oldest: domicile_model::Revision) -> Step {
+    fn compacted(&mut self, oldest: Revision) -> Step {
         self.lost(format!("the changes since the applied revision are gone (oldest left: {oldest})"), true)
     }
 
@@ -147,11 +148,11 @@ impl Follower {
         &mut self,
         table: &RoutingTable,
         mut stream: Box<dyn Watcher>,
-        asked: Option<BootTime>,
+        asked: Option<Asked>,
     ) -> Step {
         let patience = if asked.is_some() { self.pace.answer } else { self.pace.quiet };
         let Ok(answer) = tokio::time::timeout(patience, stream.next()).await else {
-            return self.silent(stream, asked).await;
+            return self.silent(table, stream, asked).await;
         };
         match answer {
             Ok(batch) => {
@@ -170,12 +171,16 @@ impl Follower {
                         true,
                     );
                 }
-                self.losses = 0;
-                self.state = State::Watching { stream, asked: None };
-                let seen = match asked {
-                    Some(asked) if batch.changes.is_empty() => asked,
-                    _ => self.clock.now(),
+                let (seen, asked) = match asked {
+                    // Of a member that lags behind: what it tells is true, that it tells all is not known.
+                    Some(asked) if header.revision < asked.revision => (None, Some(asked)),
+                    Some(asked) if batch.changes.is_empty() => (Some(asked.at), None),
+                    _ => (Some(self.clock.now()), None),
                 };
+                if seen.is_some() {
+                    self.losses = 0;
+                }
+                self.state = State::Watching { stream, asked };
                 Step::Batch(batch, seen)
             }
             Err(StoreError::Compacted(oldest)) => self.compacted(oldest),
@@ -183,17 +188,42 @@ impl Follower {
         }
     }
 
-    async fn silent(&mut self, mut stream: Box<dyn Watcher>, asked: Option<BootTime>) -> Step {
+    async fn silent(
+        &mut self,
+        table: &RoutingTable,
+        mut stream: Box<dyn Watcher>,
+        asked: Option<Asked>,
+    ) -> Step {
         if asked.is_some() {
             return self.lost("the watch was silent and did not answer".into(), false);
         }
-        let now = self.clock.now();
+        let at = self.clock.now();
+        // What a quorum says, before what the one member at the other end of the stream says.
+        let header = match self.same_registry(table).await {
+            Ok(header) => header,
+            Err(lost) => return lost,
+        };
         match within(self.pace.answer, stream.probe()).await {
             Ok(()) => {
-                self.state = State::Watching { stream, asked: Some(now) };
+                self.state = State::Watching { stream, asked: Some(Asked { at, revision: header.revision }) };
                 Step::Probed
             }
             Err(why) => self.lost(why.to_string(), false),
+        }
+    }
+
+    /// A linearizable look whether the registry is still the one that the table came from.
+    async fn same_registry(&mut self, table: &RoutingTable) -> Result<Header, Step> {
+        match within(self.pace.answer, self.store.read(&[Key::World])).await {
+            Ok((header, entries)) => {
+                let world = entries.into_iter().next().flatten();
+                let world = world.map(|entry| decode::<World>(&entry.value));
+                match strange(table, header, world.as_ref().map(|w| w.as_ref().ok())) {
+                    Some(why) => Err(self.lost(why, true)),
+                    None => Ok(header),
+                }
+            }
+            Err(why) => Err(self.lost(why.to_string(), false)),
         }
     }
 }
