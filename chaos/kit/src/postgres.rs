@@ -177,6 +177,8 @@ max_prepared_transactions = 10
 hot_standby = on
 shared_buffers = 16MB
 max_connections = 60
+# Shared memory as files of the data directory: a killed server leaves nothing behind elsewhere.
+dynamic_shared_memory_type = mmap
 wal_retrieve_retry_interval = 200ms
 wal_receiver_status_interval = 1s
 min_wal_size = 32MB

@@ -93,7 +93,7 @@ fn looker() -> String {
     "domicile".into()
 }
 fn standby_slot() -> String {
-    "standby".into()
+    "domicile_standby".into()
 }
 const fn slot_keep() -> u32 {
     4096
@@ -233,7 +233,7 @@ mod tests {
     fn the_shortest_file_works() {
         let config = AgentConfig::parse(GOOD).unwrap();
         assert_eq!(config.state_dir(), Path::new("/var/lib/pg/data.agent"));
-        assert_eq!(config.slot, "standby");
+        assert_eq!(config.slot, "domicile_standby");
     }
 
     #[test]

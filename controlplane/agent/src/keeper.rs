@@ -177,7 +177,9 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
     let mut round = 0_u32;
     loop {
         pause(Duration::from_millis(500)).await;
-        if !agent.mode().open {
+        // Not during an order: a promotion is open before it has made its slots, and would look as if it had lost them.
+        let open = agent.ops.try_lock().is_ok_and(|_order| agent.mode().open);
+        if !open {
             connection = None;
             continue;
         }

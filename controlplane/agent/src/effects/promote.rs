@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_api::agent::{Promote, Promoted};
+use domicile_model::HandoverToken;
 
 use crate::agent::{Agent, Held, Mode};
 use crate::disk::Promotion;
@@ -51,7 +52,7 @@ impl Agent {
             Some(begun) if !self.is_standby_directory() => begun.from,
             _ => self.do_promote(order, commanded).await?,
         };
-        let promoted = self.evidence(from).await?;
+        let promoted = self.evidence(from, order.handover.as_ref()).await?;
         self.disk.change(|m| {
             m.promotion = Some(Promotion { moving: order.token.moving, from, done: Some(promoted.clone()) });
             m.upstream = None;
@@ -81,7 +82,12 @@ impl Agent {
             ));
         }
         let control = Control::read(&self.owner, &self.config.data_dir).await?;
-        let from = live.timeline.unwrap_or(0).max(control.timeline);
+        // A lower bound without a handover: once the upstream has stopped nothing says what was received, and the
+        // control file still names the timeline of the last restartpoint.
+        let from = match &order.handover {
+            Some(handover) => handover.timeline,
+            None => live.timeline.unwrap_or(0).max(control.timeline),
+        };
         if let Some(handover) = &order.handover {
             if handover.system_id != control.system_id {
                 return Err(Failure::refused(
@@ -133,22 +139,26 @@ impl Agent {
     }
 
     /// What the promotion made, read from the server and from the new timeline's history.
-    async fn evidence(self: &Arc<Self>, from: u32) -> Result<Promoted, Failure> {
+    async fn evidence(
+        self: &Arc<Self>,
+        from: u32,
+        handover: Option<&HandoverToken>,
+    ) -> Result<Promoted, Failure> {
         if !self.mode().ready || !self.server.alive() {
             self.ready(Kind::Primary, Duration::from_secs(4)).await?;
         }
         let mut connection = local::connect(&self.config, SQL).await?;
         let live = local::live(&mut connection, SQL).await?;
         let timeline = live.timeline.unwrap_or(0);
-        if live.in_recovery || timeline != from + 1 {
+        let fork = fork_of(&self.config.data_dir, timeline)
+            .ok_or_else(|| Failure::machine(format!("timeline {timeline} has no history")))?;
+        let continues = handover.map_or(fork.parent >= from, |h| fork.parent == h.timeline);
+        if live.in_recovery || !continues || timeline != fork.parent + 1 {
             return Err(Failure::machine(format!(
-                "after the promotion the server writes timeline {timeline}, not {}",
-                from + 1
+                "after the promotion the server writes timeline {timeline}, which left timeline {} at {}; timeline {from} should have been continued by one",
+                fork.parent, fork.at
             )));
         }
-        let fork = fork_of(&self.config.data_dir, timeline)
-            .filter(|f| f.parent == from)
-            .ok_or_else(|| Failure::machine(format!("timeline {timeline} has no history")))?;
         let control = Control::read(&self.owner, &self.config.data_dir).await?;
         Ok(Promoted { system_id: control.system_id, timeline, fork })
     }
