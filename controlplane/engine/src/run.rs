@@ -218,10 +218,14 @@ impl Run {
         }
         let txn = txn.put(Key::Workflow(flow.id), &flow);
         let revision = self.commit(txn, fences, &encode(&flow)).await?;
-        for (step, event, _) in &edge.events {
+        for (step, event, note) in &edge.events {
+            tell(&flow, step, *event, note);
             if matches!(event, LogEvent::Intent | LogEvent::UndoIntent) {
                 self.mine.insert((*step).to_owned());
             }
+        }
+        if flow.status != status {
+            tracing::info!(moving = %flow.id, cell = %flow.cell, kind = ?flow.definition, status = ?flow.status, "status of a move");
         }
         self.flow = flow;
         self.seen = revision;
@@ -280,6 +284,20 @@ impl Run {
         })
         .await
         .map(|_| ())
+    }
+}
+
+/// Says in this process's log what was just committed, so that an operator can follow a move there. What needs an eye
+/// is a warning.
+pub(crate) fn tell(flow: &Workflow, step: &str, event: LogEvent, note: &str) {
+    let (moving, cell, kind) = (flow.id, &flow.cell, flow.definition);
+    match event {
+        LogEvent::Failed | LogEvent::Unknown | LogEvent::Stuck => {
+            tracing::warn!(%moving, %cell, ?kind, step, ?event, note, "move");
+        }
+        LogEvent::Intent | LogEvent::Done | LogEvent::UndoIntent | LogEvent::Undone | LogEvent::Verb => {
+            tracing::info!(%moving, %cell, ?kind, step, ?event, note, "move");
+        }
     }
 }
 

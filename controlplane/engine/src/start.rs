@@ -13,6 +13,7 @@ use crate::error::MoveError;
 use crate::prechecks::{Looked, checks};
 use crate::provider::Observation;
 use crate::record::{Outputs, Workflow};
+use crate::run::tell;
 use crate::snapshot::Snapshot;
 
 impl Engine {
@@ -234,6 +235,7 @@ impl Engine {
             }
             Err(error) => return Err(error.into()),
         }
+        tell(&flow, "claim", LogEvent::Done, &note);
         self.wake.notify_one();
         Ok(id)
     }

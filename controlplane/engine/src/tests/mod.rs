@@ -6,6 +6,7 @@ mod happy;
 mod killed;
 mod loss;
 mod random;
+mod telling;
 mod watching;
 
 use std::future::Future;
