@@ -108,6 +108,21 @@ impl LossPreview {
     pub fn total(&self) -> Option<u64> {
         Some(self.sampled_transactions?.saturating_add(self.until_stopped_transactions?))
     }
+
+    /// What to consent to when deciding takes this long: while nothing stops the old primary, the second part grows at
+    /// the measured rate. None if either part is unknown.
+    #[must_use]
+    pub fn consent_within(&self, deciding: std::time::Duration) -> Option<u64> {
+        let more = (self.write_rate_per_s.unwrap_or(0.0) * deciding.as_secs_f64()).ceil();
+        // Saturates: a rate is far below what a float can't count any more.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "ceil of a rate, not negative"
+        )]
+        let more = more.max(0.0) as u64;
+        Some(self.total()?.saturating_add(more))
+    }
 }
 
 /// What a move would do, before anything is done.

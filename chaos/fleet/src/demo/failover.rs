@@ -23,6 +23,8 @@ const LEADER: &str = "control-eu-west-1";
 const SLOW_BYTES_PER_S: u64 = 8_000;
 /// For how long, before the region dies.
 const SLOW: Duration = Duration::from_secs(4);
+/// How long the operator may take from the preview to the consent.
+const DECIDES: Duration = Duration::from_secs(10);
 /// A forced move up to serving: WAIT and what comes after it.
 const SERVES: Duration = Duration::from_secs(60);
 /// Coming back, listing what was lost, and following.
@@ -47,7 +49,7 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     load.edges().avoid(dead_edge);
 
     let (preview, total) = preview(stage).await?;
-    let accept = total.to_string();
+    let accept = preview.consent_within(DECIDES).unwrap_or(total).to_string();
     stage.say(&format!("$ domicile failover start {CELL} --to {DR} --force --accept-loss {accept}"));
     let extra = ["--force", "--accept-loss", accept.as_str(), "--reason", "the region is gone"];
     let started = stage.operator().start(CELL, DR, &extra).await?;

@@ -115,7 +115,9 @@ impl Operator {
 
     /// The plan of a move; `extra` as on the command line.
     pub(super) async fn plan(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MovePlan> {
-        self.ask(&[&["--json", "failover", "plan", cell, "--to", to], extra].concat()).await
+        // A plan that names what stands against it ends with 1, and a forced one always lacks the consent.
+        let said = self.run(&[&["--json", "failover", "plan", cell, "--to", to], extra].concat()).await?;
+        serde_json::from_str(&said.out).with_context(|| format!("no plan: {}", said.err.trim()))
     }
 
     /// Starts a move; `extra` as on the command line. A check that blocks (a sample that came late on a busy machine)

@@ -9,6 +9,9 @@ use crate::fail::Failure;
 use crate::failover::{kind, request};
 use crate::out::{Out, joined, millis, or_dash};
 
+/// How long a person may take from reading the preview to consenting.
+const DECIDING: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Runs it. A plan that could not start ends with "not done".
 ///
 /// # Errors
@@ -69,7 +72,11 @@ fn preview(p: &LossPreview) -> String {
     );
     match p.total() {
         Some(total) => {
-            text.push_str(&format!("\ntogether at most {total}: consent is --accept-loss {total}"));
+            let consent = p.consent_within(DECIDING).unwrap_or(total);
+            text.push_str(&format!(
+                "\ntogether at most {total} now; consent given within {} s is --accept-loss {consent}",
+                DECIDING.as_secs()
+            ));
         }
         None => text.push_str("\ntogether unknown: consent is --accept-loss N with --accept-unknown"),
     }

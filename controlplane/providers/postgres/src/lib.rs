@@ -37,7 +37,12 @@ impl PostgresConfig {
     /// With the usual slot and no links.
     #[must_use]
     pub fn new(server: impl Into<String>, agent_secret: SecretRef) -> Self {
-        Self { server: server.into(), agent_secret, links: AddressMap::default(), slot: "domicile_standby".into() }
+        Self {
+            server: server.into(),
+            agent_secret,
+            links: AddressMap::default(),
+            slot: "domicile_standby".into(),
+        }
     }
 }
 
