@@ -21,8 +21,9 @@ const RECENT: Duration = Duration::from_secs(10);
 
 /// Writing transactions that a standby which has replayed up to here lacks, by the newest sample of the primary.
 ///
-/// One sample further back than the newest one that is wholly replayed: a transaction open at that moment has its
-/// number already and commits later. None: no sample reaches back that far.
+/// Counted from the oldest transaction that still ran at a sample which is wholly replayed: it has its number already
+/// and may have committed later. Of those samples it is one before the newest: what commits asynchronously has ended a
+/// moment before it is flushed. None: no sample reaches back that far.
 #[must_use]
 pub fn lacking(history: &[PrimarySample], replayed: Lsn) -> Option<u64> {
     let newest = history.last()?;
@@ -31,7 +32,7 @@ pub fn lacking(history: &[PrimarySample], replayed: Lsn) -> Option<u64> {
         return Some(0);
     }
     let before = &history[at.saturating_sub(1)];
-    Some(newest.next_xid.saturating_sub(before.next_xid))
+    Some(newest.next_xid.saturating_sub(before.oldest_xid))
 }
 
 /// The busiest write rate of late, in transactions a second. None: the samples do not span long enough.
@@ -144,6 +145,7 @@ mod tests {
                 asked: BootTime::from_nanos(i * 250_000_000),
                 flushed: Lsn(1000 + i * rate * 25),
                 next_xid: 500 + i * rate / 4,
+                oldest_xid: 500 + i * rate / 4,
                 streaming: true,
             })
             .collect()
@@ -167,7 +169,47 @@ mod tests {
         assert!((write_rate(&history(100, 20)).unwrap() - 100.0).abs() < 1.0);
     }
 
+    /// The samples of a primary with these transactions, each with its start and its end in milliseconds.
+    fn sampled(mut transactions: Vec<(u64, u64)>, samples: u64) -> Vec<PrimarySample> {
+        transactions.sort_unstable();
+        let at = |ms: u64| {
+            let started = transactions.partition_point(|(start, _)| *start <= ms);
+            let running = transactions[..started].iter().position(|(_, end)| *end > ms);
+            let ended = transactions.iter().filter(|(_, end)| *end <= ms).count() as u64;
+            PrimarySample {
+                asked: BootTime::from_nanos(ms * 1_000_000),
+                flushed: Lsn(1_000 + ended * 100),
+                next_xid: 500 + started as u64,
+                oldest_xid: 500 + running.unwrap_or(started) as u64,
+                streaming: true,
+            }
+        };
+        (0..samples).map(|i| at(i * 250)).collect()
+    }
+
+    #[test]
+    fn what_ran_already_at_the_replayed_sample_and_committed_later_is_counted() {
+        // Thirty that run for two seconds each; the standby gets nothing from when they all run.
+        let history = sampled((0..30).map(|i| (900 + i, 2_900 + i)).collect(), 20);
+        let replayed = &history[8];
+        assert_eq!((replayed.next_xid, replayed.oldest_xid), (530, 500));
+        assert_eq!(lacking(&history, replayed.flushed), Some(30));
+    }
+
     proptest! {
+        /// However long transactions run: what was committed after what the standby has is in the count.
+        #[test]
+        fn what_a_standby_lacks_is_never_undercounted(
+            transactions in proptest::collection::vec((0u64..10_000, 0u64..3_000), 1..80), at in 0usize..40,
+        ) {
+            let transactions: Vec<_> = transactions.into_iter().map(|(start, runs)| (start, start + runs)).collect();
+            let history = sampled(transactions.clone(), 40);
+            let (replayed, newest) = (at as u64 * 250, 39 * 250);
+            let real = transactions.iter().filter(|(_, end)| replayed < *end && *end <= newest).count() as u64;
+            let got = lacking(&history, history[at].flushed).unwrap();
+            prop_assert!(got >= real, "{got} < {real}");
+        }
+
         /// Whatever was committed since what the standby has, up to WAIT after the close, is in the preview; and the
         /// preview is at most (FENCE + age + 2 s) × rate above the loss.
         #[test]

@@ -173,6 +173,9 @@ pub struct PrimarySample {
     pub flushed: Lsn,
     /// The next transaction number: the difference of two counts the writing transactions between them.
     pub next_xid: u64,
+    /// The oldest transaction that was still running; `next_xid` if none was. Those from here on may commit after this
+    /// moment, those below had ended.
+    pub oldest_xid: u64,
     /// Whether its standby streams from it.
     pub streaming: bool,
 }

@@ -281,6 +281,7 @@ impl Databases for FakeDatabases {
                 asked,
                 flushed: lsn(primary.flushed),
                 next_xid: primary.xid,
+                oldest_xid: primary.xid,
                 streaming: true,
             }),
             standby: (standby.reachable && standby.standby).then(|| StandbySample {

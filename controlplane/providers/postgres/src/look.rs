@@ -136,10 +136,12 @@ pub(crate) async fn canary(
     }
 }
 
+// The snapshot is taken before the position is read: whatever had ended in it was flushed by then.
 const PRIMARY: &str = "SELECT pg_is_in_recovery(),
  CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn()::text END,
  pg_snapshot_xmax(pg_current_snapshot())::text,
- EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')";
+ EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming'),
+ pg_snapshot_xmin(pg_current_snapshot())::text";
 
 /// Looks at the primary, and writes the heartbeat when it is due.
 pub(crate) async fn primary(
@@ -164,6 +166,7 @@ pub(crate) async fn primary(
             asked,
             flushed: row.try_get::<Option<String>, _>(1).ok()??.parse().ok()?,
             next_xid: row.try_get::<String, _>(2).ok()?.parse().ok()?,
+            oldest_xid: row.try_get::<String, _>(4).ok()?.parse().ok()?,
             streaming: row.try_get(3).ok()?,
         };
         let due = kept.heartbeat.is_none_or(|last| asked.since(last) >= BEAT);

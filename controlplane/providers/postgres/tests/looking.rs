@@ -15,6 +15,7 @@ use domicile_model::{
     WorldId,
 };
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
+use sqlx::Connection as _;
 
 /// What the agent makes in a primary, as far as looking needs it.
 const FURNITURE: &str = "CREATE SCHEMA domicile;
@@ -82,6 +83,17 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
     assert!(sample.standby.unwrap().replayed <= before.flushed || before.flushed.0 > 0);
     let a = primary.address();
     let s = spec.clone();
+    // One transaction has its number and goes on running; another begins later and commits.
+    let with = sqlx::postgres::PgConnectOptions::new()
+        .host("127.0.0.1")
+        .port(a.port())
+        .username("app")
+        .password(&spec.app_password)
+        .database("clinic");
+    let mut running = sqlx::PgConnection::connect_with(&with).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut running).await.unwrap();
+    let number = sqlx::query("SELECT pg_current_xact_id()::text").fetch_one(&mut running).await.unwrap();
+    let number: u64 = sqlx::Row::get::<String, _>(&number, 0).parse().unwrap();
     tokio::task::spawn_blocking(move || {
         postgres::psql(a, "app", &s.app_password, "clinic", "CREATE TABLE t (id int)").unwrap();
     })
@@ -93,6 +105,8 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
     .await
     .unwrap();
     assert!(after.next_xid > before.next_xid && after.flushed > before.flushed);
+    assert!(after.oldest_xid <= number && after.next_xid > number, "{number} runs: {after:?}");
+    running.close().await.unwrap();
 
     let token = Token {
         world: WorldId::new(),

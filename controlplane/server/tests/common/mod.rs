@@ -130,7 +130,13 @@ impl Databases for Idle {
     async fn sample(&self, _: &Cell, _: &RegionId) -> Sample {
         let asked = Clock::Machine.now();
         Sample {
-            primary: Some(PrimarySample { asked, flushed: Lsn(100), next_xid: 10, streaming: true }),
+            primary: Some(PrimarySample {
+                asked,
+                flushed: Lsn(100),
+                next_xid: 10,
+                oldest_xid: 10,
+                streaming: true,
+            }),
             standby: Some(StandbySample { asked, replayed: Lsn(100), data_age_ms: Some(5), streaming: true }),
         }
     }
