@@ -97,4 +97,6 @@ pub(crate) struct Sabotage {
     pub(crate) unfenced: bool,
     /// Promote on another leader's fence.
     pub(crate) trust_old_fence: bool,
+    /// Take a server that is seen to write for promoted, without its agent's answer.
+    pub(crate) trust_sight: bool,
 }

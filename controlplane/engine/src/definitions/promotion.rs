@@ -18,22 +18,29 @@ fn promoted_already(seen: &Observation) -> Option<Promoted> {
 }
 
 /// The standby becomes the primary. The record of the intent is the point of no return.
+///
+/// A server that is seen to write was promoted, but only its agent's answer says that it also has the slots without
+/// which nothing may be written there: so the order is sent again, and the agent, which promotes once per move, makes
+/// up what is missing and tells what it did.
 pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
     let (to, within, epoch) = (run.to(), run.options().step, stop::closed_epoch(run)?);
     // An earlier leader may have promoted: then there is nothing left to fence for.
     let taken_over = run.flow.was_intended("promote") && !run.mine.contains("promote");
     let found = if taken_over { promoted_already(&run.observe(&to).await) } else { None };
-    let promoted = if let Some(promoted) = found {
+    let trusting = run.options().sabotage.trust_sight;
+    let promoted = if let Some(promoted) = found.clone().filter(|_| trusting) {
         promoted
     } else {
-        fence_again(run).await?;
+        if found.is_none() {
+            fence_again(run).await?;
+        }
         let handover = run.flow.outputs.handover.clone().filter(|_| run.flow.outputs.clean);
         run.effect(
             "promote",
             Way::Forward,
             &to,
             within,
-            |seen, _| promoted_already(seen),
+            |seen, _| promoted_already(seen).filter(|_| trusting),
             |hands, token| {
                 let handover = handover.clone();
                 async move {

@@ -160,10 +160,13 @@ impl Databases for FakeDatabases {
         let fence = self.0.registry.constants.fence();
         let now = self.0.clock.now();
         self.effect("promote", at, token, |world| {
-            let server = &world.servers[at];
+            let half = world.stalls("promote-slots").is_some();
+            let server = world.servers.get_mut(at).expect("two servers");
             if let Some(fork) = server.fork.filter(|_| server.writable) {
+                server.slots = true;
                 return Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork });
             }
+            let server = &world.servers[at];
             if handover.is_some_and(|h| lsn(server.flushed) <= h.checkpoint) {
                 return Err(EffectError::Refused("not replayed past the handover".to_owned()));
             }
@@ -187,15 +190,22 @@ impl Databases for FakeDatabases {
             server.fork = Some(fork);
             server.lost = lost;
             (server.writable, server.standby, server.streaming) = (true, false, false);
+            if half {
+                return Err(EffectError::Unknown(format!("{at}: promoted, and its agent died")));
+            }
+            server.slots = true;
             Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork })
         })
         .await
     }
 
     async fn verify(&self, _: &Cell, at: &RegionId, token: &Token) -> Result<(), EffectError> {
-        self.effect("verify", at, token, |world| match world.servers[at].writable {
-            true => Ok(()),
-            false => Err(EffectError::Refused("not writable".to_owned())),
+        self.effect("verify", at, token, |world| {
+            if !world.servers[at].writable {
+                return Err(EffectError::Refused("not writable".to_owned()));
+            }
+            world.kept(at);
+            Ok(())
         })
         .await
     }

@@ -142,8 +142,16 @@ impl super::World2 {
             && self.closed_at.is_none_or(|closed| now.since(closed) < fence)
     }
 
+    /// Something is written here: what it needs must have been made before.
+    pub(super) fn kept(&mut self, at: &RegionId) {
+        if !self.servers[at].slots {
+            self.violations.push("written before the slots were made".to_owned());
+        }
+    }
+
     fn write(&mut self, at: &RegionId) {
         let cut = self.link_cut;
+        self.kept(at);
         let (mut xid, mut flushed, mut timeline) = (0, 0, 0);
         if let Some(server) = self.servers.get_mut(at) {
             server.xid += 1;

@@ -56,6 +56,8 @@ pub(crate) struct Server {
     pub(crate) follow: Option<Job>,
     pub(crate) losses: Option<Job>,
     pub(crate) promotions: u32,
+    /// Whether it has the slots that keep what a standby and the list of losses need. A promotion makes them last.
+    pub(crate) slots: bool,
     pub(crate) lost: u64,
 }
 
@@ -118,6 +120,7 @@ fn server(writable: bool) -> Server {
         follow: None,
         losses: None,
         promotions: 0,
+        slots: writable,
         lost: 0,
     }
 }

@@ -95,6 +95,8 @@ struct Death {
     place: Option<(&'static str, Point)>,
     lost: bool,
     sabotage: Sabotage,
+    /// The promotion happens without its slots, and its answer is lost.
+    half: bool,
     /// The second leader's tries of this effect are refused.
     refuse: Option<&'static str>,
 }
@@ -122,6 +124,9 @@ async fn killed_in(kind: MoveKind, death: &Death) -> Option<(Ended, MoveView, Ve
     warm_up(kind).await;
     if death.lost {
         sim.lose_a(true);
+    }
+    if death.half {
+        sim.world().faults.push(("promote-slots".to_owned(), Fault::LostAfter));
     }
     let id = begin(&sim, &second, kind, &leadership).await;
     let leading = lead(&first, &leadership, &sim);
@@ -163,6 +168,7 @@ const NEVER: Death = Death {
     point: -1,
     place: None,
     lost: false,
+    half: false,
     refuse: None,
     sabotage: Sabotage {
         skip_wait: false,
@@ -170,6 +176,7 @@ const NEVER: Death = Death {
         forget_intent: false,
         unfenced: false,
         trust_old_fence: false,
+        trust_sight: false,
     },
 };
 
@@ -234,4 +241,38 @@ fn without_intents_a_killed_leader_is_seen_to_do_harm() {
         found.iter().any(|f| f.contains("opened again beside")),
         "the proof does not notice that intents are missing: {found:?}"
     );
+}
+
+/// The agent dies between the promotion and its slots, and the leader with it, or not.
+fn half_promoted(leader_dies: bool, sabotage: Sabotage) -> (Ended, MoveView, Vec<String>) {
+    if leader_dies {
+        let place = Some(("promote", Point::AfterEffect));
+        return killed(MoveKind::Switchover, &Death { place, half: true, sabotage, ..NEVER }).unwrap();
+    }
+    simulate(async {
+        let sim = Sim::start().await;
+        sim.world().faults.push(("promote-slots".to_owned(), Fault::LostAfter));
+        let engine = sim.engine(Options { sabotage, ..Options::default() });
+        let leadership = sim.take_over("one").await;
+        let _leading = lead(&engine, &leadership, &sim);
+        warm_up(MoveKind::Switchover).await;
+        let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
+        let (ended, view) = end_of(&engine, id).await;
+        let found = sim.judge(ended, &view).await;
+        (ended, view, found)
+    })
+}
+
+#[test]
+fn a_server_seen_to_write_is_not_taken_for_promoted_before_its_agent_says_so() {
+    for leader_dies in [false, true] {
+        let (ended, view, found) = half_promoted(leader_dies, Sabotage::default());
+        assert_eq!((ended, found), (Ended::Done, Vec::new()), "{leader_dies} {view:#?}");
+        let broken = Sabotage { trust_sight: true, ..Sabotage::default() };
+        let (_, view, found) = half_promoted(leader_dies, broken);
+        assert!(
+            found.iter().any(|f| f.contains("before the slots")),
+            "the proof does not notice missing slots: {leader_dies} {found:?} {view:#?}"
+        );
+    }
 }
