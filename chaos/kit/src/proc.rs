@@ -41,6 +41,24 @@ pub fn state(pid: u32) -> Option<char> {
     stat(pid).map(|s| s.state)
 }
 
+/// The children of this process that have ended and that nobody has waited for.
+#[must_use]
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| stat(*pid).is_some_and(|s| s.parent == parent && s.state == 'Z'))
+        .collect()
+}
+
+/// Lets a zombie of ours go: as long as it is there its number is taken, and a PostgreSQL that finds that number in
+/// its lock file believes in another server. Only for adopted ones: whoever started a process waits for it itself.
+pub fn reap(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // It may be gone, or not ours: then there is nothing to do.
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+    }
+}
+
 /// All processes below this one, children before grandchildren; not the process itself, and no zombies.
 #[must_use]
 pub fn descendants(root: u32) -> Vec<u32> {

@@ -70,6 +70,7 @@ async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
     let control = ports::free_address()?;
     let listener = tokio::net::TcpListener::bind(control).await.context("can't open the control address")?;
     let server = tokio::spawn(axum::serve(listener, server::routes(Arc::clone(&fleet))).into_future());
+    let reaper = tokio::spawn(reap_orphans(Arc::clone(&fleet)));
     let body = async {
         fleet.units.prepare(&fleet.links).await?;
         fleet.units.start_all(&fleet.links).await?;
@@ -84,8 +85,25 @@ async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
     };
     let result = body.await;
     fleet.units.kill_all();
+    reaper.abort();
     server.abort();
     result
+}
+
+/// Waits for the orphans that the supervisor has adopted, as the first process of a machine does. What is a zombie at
+/// two looks in a row has nobody else to wait for it; the units have their guards.
+async fn reap_orphans(fleet: Arc<Fleet>) {
+    let me = std::process::id();
+    let mut before: Vec<u32> = Vec::new();
+    loop {
+        domicile_model::clock::pause(std::time::Duration::from_millis(250)).await;
+        let units = fleet.units.pids();
+        let now: Vec<u32> = proc::zombies_of(me).into_iter().filter(|pid| !units.contains(pid)).collect();
+        for pid in now.iter().filter(|pid| before.contains(pid)) {
+            proc::reap(*pid);
+        }
+        before = now;
+    }
 }
 
 /// Leaves the terminal's session, adopts orphans, and allows itself enough sockets.

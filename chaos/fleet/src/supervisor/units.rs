@@ -238,6 +238,11 @@ impl Units {
         postgres::processes(&dir).into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect()
     }
 
+    /// The processes that have a guard, ended ones included.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.running().values().map(|p| p.pid()).collect()
+    }
+
     /// What runs.
     pub(crate) fn status(&self) -> Vec<UnitStatus> {
         let one = |unit: &Unit| {

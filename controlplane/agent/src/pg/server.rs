@@ -69,6 +69,9 @@ impl Server {
         if kill_server(&self.data_dir, Duration::from_secs(5)) > 0 {
             return Err(Failure::machine("processes of an earlier PostgreSQL do not die"));
         }
+        // No process works in the directory any more. The lock file's number may since belong to somebody else, or to a
+        // zombie that nobody waits for (a container without an init): PostgreSQL would take it for a running server.
+        let _ = std::fs::remove_file(self.data_dir.join("postmaster.pid"));
         let access = if kind == Kind::Standby { access::Access::Open } else { access::Access::Private };
         access::write(config, owner, access)?;
         owner.dir(&config.socket_dir)?;
