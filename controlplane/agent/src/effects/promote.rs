@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domicile_api::agent::{Promote, Promoted};
 use domicile_model::HandoverToken;
+use domicile_model::clock::pause;
 
 use crate::agent::{Agent, Held, Mode};
 use crate::disk::Promotion;
@@ -15,6 +16,10 @@ use crate::pg::{furniture, local};
 use crate::proof::registry_allows;
 
 const SQL: Duration = Duration::from_secs(1);
+/// How long a promotion may take before its caller is told that it did not end.
+const PROMOTION: Duration = Duration::from_secs(4);
+/// How often it is looked whether it ended.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl Agent {
     /// Makes the standby the primary. Checks registry, move and token itself, so that a leader that was deposed while
@@ -122,19 +127,34 @@ impl Agent {
         if !self.mark_open() {
             return Err(Failure::unfinished("the time of the command ran out before the promotion"));
         }
-        let promoted =
-            local::value(&mut connection, "SELECT pg_promote(true, 4)::text", Duration::from_secs(5)).await;
-        match promoted {
-            Ok(Some(yes)) if yes == "true" => Ok(from),
-            other => {
+        match self.promoted(&mut connection).await {
+            Ok(()) => Ok(from),
+            Err(why) => {
                 // It may still happen: then the next try finds it, and until then the proof's end watches over it.
-                let why = other.err().map_or_else(|| "it took longer than 4 s".to_owned(), |f| f.to_string());
                 if self.is_standby_directory() {
                     self.set_mode(Mode { kind: Some(Kind::Standby), ready: true, open: false });
                     self.server.until(None);
                 }
                 Err(Failure::unfinished(format!("the promotion did not end: {why}")))
             }
+        }
+    }
+
+    /// Has the server promoted and waits for the end of recovery. Asked here rather than by `pg_promote`, which looks
+    /// ten times a second: everybody who writes waits for this.
+    async fn promoted(&self, connection: &mut sqlx::PgConnection) -> Result<(), Failure> {
+        let give_up = self.clock.now() + PROMOTION;
+        local::execute(connection, "SELECT pg_promote(false)", PROMOTION).await?;
+        loop {
+            let left = give_up.since(self.clock.now());
+            if left.is_zero() {
+                return Err(Failure::unfinished(format!("it took longer than {} ms", PROMOTION.as_millis())));
+            }
+            let recovers = local::value(connection, "SELECT pg_is_in_recovery()::text", left).await?;
+            if recovers.as_deref() == Some("false") {
+                return Ok(());
+            }
+            pause(LOOK).await;
         }
     }
 
