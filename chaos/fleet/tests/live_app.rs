@@ -1,4 +1,5 @@
 //! The clinic application and the oracle on a real PostgreSQL.
+#![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
 
 use std::time::Duration;
 
