@@ -9,7 +9,7 @@
 //! | [`postgres`] | PostgreSQL servers, made ready and run |
 //! | [`ports`] | free loopback ports that no other test takes |
 //! | [`process`] | a process as a guard: kill, pause, resume, terminate |
-//! | [`proc`] | descendants and socket owners, read from `/proc` |
+//! | [`proc`] | descendants and socket owners, as the kernel knows them |
 //! | [`link`] | a TCP proxy that can be cut, delayed, stalled and throttled |
 //! | [`etcd`] | a cluster of real etcd servers |
 //! | [`wait`] | waiting for a condition instead of sleeping |

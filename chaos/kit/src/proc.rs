@@ -1,4 +1,6 @@
-//! What the kernel knows about processes and sockets, read from `/proc`.
+//! What the kernel knows about processes and sockets: from `/proc`, and asked.
+
+mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -96,7 +98,7 @@ pub fn signal(pid: u32, signal: Signal) {
 /// How a proxy tells apart clients that all come from 127.0.0.1: etcd's members dial each other by one address each.
 #[must_use]
 pub fn owner_of(local: SocketAddr, remote: SocketAddr, candidates: &[u32]) -> Option<u32> {
-    let inode = socket_inode(local, remote)?;
+    let inode = socket::inode(local, remote)?;
     let wanted = format!("socket:[{inode}]");
     candidates.iter().copied().find(|pid| {
         std::fs::read_dir(format!("/proc/{pid}/fd"))
@@ -105,24 +107,6 @@ pub fn owner_of(local: SocketAddr, remote: SocketAddr, candidates: &[u32]) -> Op
             .flatten()
             .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
     })
-}
-
-/// The inode of the IPv4 connection with these ends. One local port serves many remote ones, and dead connections
-/// (inode 0) stay listed for a minute, so one end alone names nothing.
-fn socket_inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
-    let (local, remote) = (key(local)?, key(remote)?);
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let ours = fields.next() == Some(&local) && fields.next() == Some(&remote);
-        ours.then(|| fields.nth(6)?.parse().ok()).flatten().filter(|inode| *inode != 0)
-    })
-}
-
-/// An address as `/proc/net/tcp` writes it.
-fn key(address: SocketAddr) -> Option<String> {
-    let SocketAddr::V4(v4) = address else { return None };
-    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()))
 }
 
 /// SIGKILLs these processes and everything below them, looking again until nothing new appears.

@@ -347,7 +347,14 @@ impl Shared {
                         let (next, relisted) = before.as_ref().unwrap_or(table).relist(&listing, now);
                         (next.clone(), (relisted, next))
                     },
-                    |(r, _)| if r.rejected { sign } else { Some(Sign::Live { seen: asked }) },
+                    |(r, _)| {
+                        if r.rejected {
+                            return sign;
+                        }
+                        // Before the revision is told: whoever was waiting for it looks here next.
+                        self.count(|counts| counts.listings += 1);
+                        Some(Sign::Live { seen: asked })
+                    },
                 );
                 if let Some(why) = &relisted.other_history {
                     tracing::error!(%why, "the registry is of another history: no epoch is lowered");
@@ -357,7 +364,6 @@ impl Shared {
                     follower.relist();
                     return;
                 }
-                self.count(|counts| counts.listings += 1);
                 if let Some(writer) = &self.writer {
                     let refused = keys(&relisted.refused);
                     writer.hand_in(Job::Listed { listing, table, refused });

@@ -153,7 +153,6 @@ async fn a_watch_behind_a_bad_link_resumes_without_loss_and_without_listing_agai
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails now and then on a busy machine, and it is not understood yet why: run it alone"]
 async fn what_was_compacted_away_is_listed() {
     let cluster = EtcdCluster::start_linked(1).await.unwrap();
     let member = &cluster.members()[0];
@@ -191,7 +190,6 @@ fn placement_claim() -> domicile_model::MoveClaim {
 
 /// The mirror asks a member first that is cut off from the others, falls behind and rejoins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails now and then on a busy machine, and it is not understood yet why: run it alone"]
 async fn a_member_that_falls_behind_and_rejoins_turns_nothing_back() {
     let cluster = EtcdCluster::start_linked(3).await.unwrap();
     let leader = cluster.leader().await.unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domicile_store::StoreError;
 use etcd_client::{Client, ConnectOptions, Error};
+use tokio::time::Instant;
 
 use crate::config::{EtcdConfig, Sabotage};
 use crate::failure::Failure;
@@ -21,6 +22,31 @@ pub(crate) struct Members {
     preferred: AtomicUsize,
     call_timeout: Duration,
     resend: bool,
+}
+
+/// A call that waits for a member. Whoever is less patient than [`Members::call_timeout`] drops it, and would begin
+/// with the same silent member for ever.
+pub(crate) struct Waiting<'a> {
+    members: &'a Members,
+    index: usize,
+    since: Instant,
+    over: bool,
+}
+
+impl Waiting<'_> {
+    /// An answer came, or the member had all its time.
+    pub(crate) fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // One that was dropped early says nothing about the member: its caller had something better to do.
+        if !self.over && self.since.elapsed() >= self.members.call_timeout / 2 {
+            self.members.avoid_index(self.index);
+        }
+    }
 }
 
 pub(crate) struct Member {
@@ -89,7 +115,9 @@ impl Members {
         let mut unclear = false;
         let start = self.preferred();
         for member in self.from(start) {
+            let waiting = self.waiting(member);
             let answer = tokio::time::timeout(self.call_timeout, call(member.client.clone())).await;
+            waiting.over();
             let failure = match answer {
                 Ok(Ok(answer)) => {
                     self.preferred.store(member.index, Ordering::Relaxed);
@@ -118,6 +146,8 @@ impl Members {
                 }
                 Failure::TooLong(_) | Failure::Final(_) => return Err((member.place.clone(), failure)),
             }
+            // At once: this call may be dropped before the next member has answered.
+            self.avoid(member);
         }
         let place = self.members.iter().map(|m| m.place.as_str()).collect::<Vec<_>>().join(",");
         let why = failed.join("; ");
@@ -138,6 +168,11 @@ impl Members {
     /// The next call begins with another member than this one.
     pub(crate) fn avoid(&self, member: &Member) {
         self.avoid_index(member.index);
+    }
+
+    /// To be held while a call waits for this member.
+    pub(crate) fn waiting(&self, member: &Member) -> Waiting<'_> {
+        Waiting { members: self, index: member.index, since: Instant::now(), over: false }
     }
 
     pub(crate) const fn call_timeout(&self) -> Duration {

@@ -39,9 +39,11 @@ pub(crate) async fn start(
     let mut failed = Vec::new();
     for member in members.in_order() {
         let connection = members.connection_of_its_own(member).await?;
+        let waiting = members.waiting(member);
         let opened =
-            tokio::time::timeout(members.call_timeout(), open(connection.watch_client(), prefix, from));
-        match opened.await {
+            tokio::time::timeout(members.call_timeout(), open(connection.watch_client(), prefix, from)).await;
+        waiting.over();
+        match opened {
             Ok(Ok(stream)) => {
                 return Ok(Box::new(EtcdWatcher {
                     stream,
@@ -152,5 +154,9 @@ impl Watcher for EtcdWatcher {
             Ok(Err(error)) => Err(self.ended(Failure::of(&error))),
             Err(_) => Err(self.ended(Failure::NotDone("the watch takes no probe".to_owned()))),
         }
+    }
+
+    fn give_up(&mut self) {
+        self.members.avoid_index(self.member);
     }
 }

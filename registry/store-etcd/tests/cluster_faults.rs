@@ -132,6 +132,48 @@ async fn a_stopped_member_costs_one_call_a_second_and_no_commit_its_truth() {
     cluster.resume(slow);
 }
 
+/// A caller that is less patient than the store drops its calls: the member that kept it waiting is not asked for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_dropped_for_its_slowness_is_not_begun_there_again() {
+    let cluster = EtcdCluster::start(3).await.unwrap();
+    let slow = follower(&cluster).await;
+    let there = config(&beginning_with(&cluster, slow));
+    let call_timeout = Duration::from_secs(8);
+    let impatient = Duration::from_secs(5);
+    let store = EtcdStore::connect(EtcdConfig { call_timeout, ..there }).await.unwrap();
+    let from = done(&store, put(1, "x")).await;
+    cluster.pause(slow);
+    assert!(
+        tokio::time::timeout(impatient, store.read(&[key(1)])).await.is_err(),
+        "it was to be asked first"
+    );
+    let again = tokio::time::timeout(impatient, store.read(&[key(1)])).await;
+    again.expect("the stopped member was asked again").unwrap();
+    let watch = tokio::time::timeout(impatient, store.watch(from)).await;
+    watch.expect("the stopped member was asked again").unwrap();
+    cluster.resume(slow);
+}
+
+/// A watch that only its reader finds silent: what follows begins elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_was_given_up_is_not_begun_there_again() {
+    let cluster = EtcdCluster::start(3).await.unwrap();
+    let slow = follower(&cluster).await;
+    let there = config(&beginning_with(&cluster, slow));
+    let store =
+        EtcdStore::connect(EtcdConfig { call_timeout: Duration::from_secs(20), ..there }).await.unwrap();
+    let from = done(&store, put(1, "x")).await;
+    let mut watch = store.watch(from).await.unwrap();
+    cluster.pause(slow);
+    watch.give_up();
+    let bound = Duration::from_secs(10);
+    let mut watch =
+        tokio::time::timeout(bound, store.watch(from)).await.expect("it was asked again").unwrap();
+    let told = tokio::time::timeout(bound, watch.next()).await.unwrap().unwrap();
+    assert_eq!(told.changes[0].key(), &key(1));
+    cluster.resume(slow);
+}
+
 /// What a commit of unknown outcome would still do, its precondition keeps it from doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_wakes_up_late_is_held_back_by_its_precondition() {

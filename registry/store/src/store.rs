@@ -142,6 +142,10 @@ pub trait Watcher: Send {
     /// # Errors
     /// When the stream has ended.
     async fn probe(&mut self) -> Result<(), StoreError>;
+
+    /// Says that this watch is being dropped for what it told, or did not tell, although nothing failed: the next one
+    /// begins at another member, where there are several.
+    fn give_up(&mut self) {}
 }
 
 /// The registry's store.

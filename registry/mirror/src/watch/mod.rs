@@ -161,6 +161,7 @@ impl Follower {
                     return self.lost("the registry answers as another cluster".into(), true);
                 }
                 if header.revision < table.applied() {
+                    stream.give_up();
                     // A member that lags behind, or another history: a listing, which is linearizable, tells.
                     return self.lost(
                         format!(
@@ -195,6 +196,8 @@ impl Follower {
         asked: Option<Asked>,
     ) -> Step {
         if asked.is_some() {
+            // The store can't know: a silent stream is no failed one, and its member may well answer calls.
+            stream.give_up();
             return self.lost("the watch was silent and did not answer".into(), false);
         }
         let at = self.clock.now();
@@ -208,7 +211,10 @@ impl Follower {
                 self.state = State::Watching { stream, asked: Some(Asked { at, revision: header.revision }) };
                 Step::Probed
             }
-            Err(why) => self.lost(why.to_string(), false),
+            Err(why) => {
+                stream.give_up();
+                self.lost(why.to_string(), false)
+            }
         }
     }
 
