@@ -326,6 +326,11 @@ proptest! {
                 Event::Unreadable(key) => {
                     // Only where there is nothing older to keep: what is kept is tested apart.
                     if truth.contains_key(&key) { continue }
+                    // The table must have heard so too: a listing that comes before the deletion is told keeps it.
+                    if waiting.iter().any(|change| change.key() == &key) {
+                        table = table.apply(&waiting, NOW).0;
+                        waiting.clear();
+                    }
                     put(newer(key), revision)
                 }
             };
