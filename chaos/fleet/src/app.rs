@@ -127,8 +127,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .username(&options.user)
         .password(&password);
     // A connection is tried before BEGIN, so that one that died with the old primary costs a reconnect and no answer.
+    // Few of them: each begins with thousands of hashes (SCRAM), and after a move all begin at once. 24 kept two cores
+    // of an unoptimized build busy for longer than anyone waits for a connection.
     let pool = PgPoolOptions::new()
-        .max_connections(24)
+        .max_connections(8)
         .acquire_timeout(ACQUIRE)
         .test_before_acquire(true)
         .connect_lazy_with(connect);

@@ -1,9 +1,9 @@
 //! The story of the product, told with real parts and measured. Each chapter fails loudly if what it tells is not true.
 
 mod failover;
-mod operator;
+pub mod operator;
 mod outage;
-mod routers;
+pub mod routers;
 mod stage;
 mod summary;
 mod switchover;

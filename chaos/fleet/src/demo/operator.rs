@@ -25,7 +25,7 @@ const UNAVAILABLE: i32 = 69;
 
 /// Runs `domicile`.
 #[derive(Debug, Clone)]
-pub(super) struct Operator {
+pub struct Operator {
     program: PathBuf,
     servers: String,
     token: String,
@@ -40,8 +40,14 @@ struct Said {
 
 impl Operator {
     pub(super) fn new(fleet: &FleetFile) -> anyhow::Result<Self> {
+        Ok(Self::with(Programs::beside_us()?.domicile, fleet))
+    }
+
+    /// With this `domicile`: tests do not lie beside it.
+    #[must_use]
+    pub fn with(program: PathBuf, fleet: &FleetFile) -> Self {
         let (servers, token) = (fleet.operator.servers.clone(), fleet.operator.token.to_string());
-        Ok(Self { program: Programs::beside_us()?.domicile, servers, token })
+        Self { program, servers, token }
     }
 
     async fn run(&self, args: &[&str]) -> anyhow::Result<Said> {
@@ -109,12 +115,19 @@ impl Operator {
         if report.applied { Ok(()) } else { bail!("apply changed nothing: {report:?}") }
     }
 
-    pub(super) async fn status(&self) -> anyhow::Result<Status> {
+    /// What the control plane sees.
+    ///
+    /// # Errors
+    /// When none answers within a minute.
+    pub async fn status(&self) -> anyhow::Result<Status> {
         self.ask(&["--json", "status"]).await
     }
 
     /// The plan of a move; `extra` as on the command line.
-    pub(super) async fn plan(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MovePlan> {
+    ///
+    /// # Errors
+    /// When there is no plan: nobody leads, or there is no such cell.
+    pub async fn plan(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MovePlan> {
         // A plan that names what stands against it ends with 1, and a forced one always lacks the consent.
         let said = self.run(&[&["--json", "failover", "plan", cell, "--to", to], extra].concat()).await?;
         serde_json::from_str(&said.out).with_context(|| format!("no plan: {}", said.err.trim()))
@@ -122,7 +135,10 @@ impl Operator {
 
     /// Starts a move; `extra` as on the command line. A check that blocks (a sample that came late on a busy machine)
     /// is no failure: nothing was done, and an operator would look and try again.
-    pub(super) async fn start(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MoveView> {
+    ///
+    /// # Errors
+    /// When it can't be started for any other reason, or is still blocked after half a minute.
+    pub async fn start(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MoveView> {
         let mut last = None;
         for _ in 0..TRIES {
             let key = uuid::Uuid::new_v4().to_string();
@@ -141,6 +157,14 @@ impl Operator {
         self.ask(&["--json", "failover", "losses", id]).await
     }
 
+    /// A move, as it stands.
+    ///
+    /// # Errors
+    /// When no control plane answers within a minute.
+    pub async fn show_move(&self, id: &str) -> anyhow::Result<MoveView> {
+        self.ask(&["--json", "failover", "show", id]).await
+    }
+
     /// Follows a move until `there`, and fails when it ends otherwise.
     pub(super) async fn follow(
         &self,
@@ -150,7 +174,7 @@ impl Operator {
         there: impl Fn(&MoveView) -> bool,
     ) -> anyhow::Result<MoveView> {
         let found = wait::eventually(within, what, || async {
-            match self.ask::<MoveView>(&["--json", "failover", "show", id]).await {
+            match self.show_move(id).await {
                 Ok(view) if there(&view) => Some(Ok(view)),
                 Ok(view)
                     if matches!(view.status, MoveStatus::Stuck { .. } | MoveStatus::RolledBack { .. }) =>

@@ -59,7 +59,10 @@ pub(super) async fn unserved(fleet: &FleetFile) -> Vec<String> {
 }
 
 /// FENCE, as the registry holds it, in milliseconds.
-pub(super) async fn fence_ms(fleet: &FleetFile) -> anyhow::Result<u64> {
+///
+/// # Errors
+/// When the registry can't be read, or nothing was applied yet.
+pub async fn fence_ms(fleet: &FleetFile) -> anyhow::Result<u64> {
     let output = tokio::process::Command::new(install::program("etcdctl")?)
         .env("ETCDCTL_API", "3")
         .arg(format!("--endpoints={}", fleet.registry.trim_start_matches("etcd://")))
