@@ -41,3 +41,7 @@ test: lint deny ## Everything that must hold: format, lints, bans, all tests aga
 	cargo build --workspace --bins --locked
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
+
+soak: build ## Long runs: whole fleets, one after the other.
+	cargo build --workspace --bins --locked
+	cargo nextest run -p domicile-chaos --locked --run-ignored ignored-only

@@ -26,6 +26,7 @@ const CUT_DR: &str = "eu-central-1";
 const LONG: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a whole fleet for most of a minute: `make soak` runs it"]
 async fn what_breaks_during_a_move_costs_no_request_and_no_write() {
     let mut scene = Scene::up().await;
     a_move_whose_leader_dies_at(&mut scene, "fence").await;

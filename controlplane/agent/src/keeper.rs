@@ -180,7 +180,9 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
         // Not during an order: a promotion is open before it has made its slots, and would look as if it had lost them.
         let open = agent.ops.try_lock().is_ok_and(|_order| agent.mode().open);
         if !open {
+            // What went wrong while it was open (a fence ends the connection, too) says nothing about the next time.
             connection = None;
+            agent.problem("losses", None);
             continue;
         }
         if connection.is_none() {
