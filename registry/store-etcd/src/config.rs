@@ -18,9 +18,11 @@ pub struct EtcdConfig {
     pub endpoints: Vec<String>,
     /// What stands in front of every key; begins and ends with `/`.
     pub prefix: String,
-    /// How long one member may take to answer one call, before the next one is asked. Must leave room for a quorum's
-    /// round trip between regions.
+    /// How long one member may take to answer one call. A commit without an answer by then has an unknown outcome.
     pub call_timeout: Duration,
+    /// How long before a question is asked of the next member as well; the first one's answer still counts. Must leave
+    /// room for a quorum's round trip between regions.
+    pub ask_next_after: Duration,
     /// How long a connection may take. Shorter than `call_timeout`, so that a commit that was never sent is known as
     /// such.
     pub connect_timeout: Duration,
@@ -53,13 +55,15 @@ pub struct ConfigError {
 }
 
 impl EtcdConfig {
-    /// These members under the default prefix, with the default limits: 1 s a call, 500 ms a connection.
+    /// These members under the default prefix, with the default limits: 1 s a call and before the next member is asked,
+    /// 500 ms a connection.
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
             endpoints,
             prefix: DEFAULT_PREFIX.to_owned(),
             call_timeout: Duration::from_secs(1),
+            ask_next_after: Duration::from_secs(1),
             connect_timeout: Duration::from_millis(500),
             sabotage: Sabotage::None,
         }

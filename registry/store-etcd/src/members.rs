@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use domicile_store::StoreError;
 use etcd_client::{Client, ConnectOptions, Error};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::config::{EtcdConfig, Sabotage};
@@ -21,6 +23,7 @@ pub(crate) struct Members {
     /// Who answered last. Whoever fails loses the place to the next one, and gets it back when that one fails.
     preferred: AtomicUsize,
     call_timeout: Duration,
+    ask_next_after: Duration,
     resend: bool,
 }
 
@@ -43,6 +46,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         // One that was dropped early says nothing about the member: its caller had something better to do.
+        // One that was overtaken by a member that was asked later is named by that one's success.
         if !self.over && self.since.elapsed() >= self.members.call_timeout / 2 {
             self.members.avoid_index(self.index);
         }
@@ -75,11 +79,13 @@ impl Members {
             options,
             preferred: AtomicUsize::new(0),
             call_timeout: config.call_timeout,
+            ask_next_after: config.ask_next_after,
             resend: config.sabotage == Sabotage::ResentCommits,
         })
     }
 
-    /// Asks one member after the other until one answers: only for calls that may be carried out twice.
+    /// Asks one member after the other until one answers: only for calls that may be carried out twice. One that takes
+    /// long is not given up when the next one is asked: all may be slow, and then the first one answers first.
     pub(crate) async fn ask<T, F, Answer>(&self, call: F) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Answer,
@@ -102,6 +108,7 @@ impl Members {
         })
     }
 
+    /// `again_if_unclear`: the call may be carried out twice, so a member that takes long is not waited for alone.
     pub(crate) async fn try_each<T, F, Answer>(
         &self,
         again_if_unclear: bool,
@@ -111,35 +118,34 @@ impl Members {
         F: Fn(Client) -> Answer,
         Answer: Future<Output = Result<T, Error>>,
     {
-        let mut failed: Vec<String> = Vec::new();
-        let mut unclear = false;
-        let start = self.preferred();
-        for member in self.from(start) {
-            let waiting = self.waiting(member);
-            let answer = tokio::time::timeout(self.call_timeout, call(member.client.clone())).await;
-            waiting.over();
+        let mut failed = Failed::default();
+        let mut asked = FuturesUnordered::new();
+        let mut rest = self.from(self.preferred()).peekable();
+        loop {
+            if asked.is_empty() {
+                let Some(member) = rest.next() else { return Err(failed.all(&self.members)) };
+                asked.push(self.call(member, &call));
+            }
+            // Nobody is left to ask as well, or nobody may be.
+            let alone = rest.peek().is_none() || !again_if_unclear;
+            let (member, answer) = match self.first_of(&mut asked, alone).await {
+                Some(answered) => answered,
+                None => {
+                    asked.extend(rest.next().map(|next| self.call(next, &call)));
+                    continue;
+                }
+            };
             let failure = match answer {
-                Ok(Ok(answer)) => {
+                Ok(answer) => {
                     self.preferred.store(member.index, Ordering::Relaxed);
-                    if !failed.is_empty() {
-                        // Once per change: the next call begins with the one that answered.
-                        tracing::info!(
-                            now = member.place,
-                            failed = failed.join("; "),
-                            "another member was asked"
-                        );
-                    }
+                    failed.overcome_by(member);
                     return Ok(answer);
                 }
-                Ok(Err(error)) => Failure::of(&error),
-                Err(_) => Failure::Unclear(format!("no answer within {:?}", self.call_timeout)),
+                Err(failure) => failure,
             };
-            match failure {
-                Failure::NotDone(why) => failed.push(format!("{}: {why}", member.place)),
-                Failure::Unclear(why) if again_if_unclear => {
-                    unclear = true;
-                    failed.push(format!("{}: {why}", member.place));
-                }
+            match &failure {
+                Failure::NotDone(why) => failed.note(member, why, false),
+                Failure::Unclear(why) if again_if_unclear => failed.note(member, why, true),
                 Failure::Unclear(_) => {
                     self.avoid(member);
                     return Err((member.place.clone(), failure));
@@ -149,9 +155,41 @@ impl Members {
             // At once: this call may be dropped before the next member has answered.
             self.avoid(member);
         }
-        let place = self.members.iter().map(|m| m.place.as_str()).collect::<Vec<_>>().join(",");
-        let why = failed.join("; ");
-        Err((place, if unclear { Failure::Unclear(why) } else { Failure::NotDone(why) }))
+    }
+
+    /// The next answer; none if it is time to ask another member as well.
+    async fn first_of<'a, T, Asked>(
+        &self,
+        asked: &mut FuturesUnordered<Asked>,
+        alone: bool,
+    ) -> Option<(&'a Member, Result<T, Failure>)>
+    where
+        Asked: Future<Output = (&'a Member, Result<T, Failure>)>,
+    {
+        if alone {
+            return asked.next().await;
+        }
+        tokio::time::timeout(self.ask_next_after, asked.next()).await.ok().flatten()
+    }
+
+    async fn call<'a, T, F, Answer>(
+        &'a self,
+        member: &'a Member,
+        call: &F,
+    ) -> (&'a Member, Result<T, Failure>)
+    where
+        F: Fn(Client) -> Answer,
+        Answer: Future<Output = Result<T, Error>>,
+    {
+        let waiting = self.waiting(member);
+        let answer = tokio::time::timeout(self.call_timeout, call(member.client.clone())).await;
+        waiting.over();
+        let answer = match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(Failure::of(&error)),
+            Err(_) => Err(Failure::Unclear(format!("no answer within {:?}", self.call_timeout))),
+        };
+        (member, answer)
     }
 
     /// A new connection to this member, for a watch: changes that nobody reads fill a connection's window, and neither
@@ -199,6 +237,33 @@ async fn connect(place: &str, options: &ConnectOptions) -> Result<Client, StoreE
     Client::connect([format!("http://{place}")], Some(options.clone()))
         .await
         .map_err(|error| StoreError::Refused(format!("{place}: {error}")))
+}
+
+/// Who failed during one call.
+#[derive(Default)]
+struct Failed {
+    why: Vec<String>,
+    unclear: bool,
+}
+
+impl Failed {
+    fn note(&mut self, member: &Member, why: &str, unclear: bool) {
+        self.why.push(format!("{}: {why}", member.place));
+        self.unclear |= unclear;
+    }
+
+    /// Once per change: the next call begins with the one that answered.
+    fn overcome_by(&self, member: &Member) {
+        if !self.why.is_empty() {
+            tracing::info!(now = member.place, failed = self.why.join("; "), "another member was asked");
+        }
+    }
+
+    fn all(self, members: &[Member]) -> (String, Failure) {
+        let place = members.iter().map(|m| m.place.as_str()).collect::<Vec<_>>().join(",");
+        let why = self.why.join("; ");
+        (place, if self.unclear { Failure::Unclear(why) } else { Failure::NotDone(why) })
+    }
 }
 
 impl Member {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use domicile_chaos_kit::etcd::EtcdCluster;
+use domicile_chaos_kit::link::{Faults, Lane};
 use domicile_chaos_kit::{ports, wait};
 use domicile_model::{CellId, Revision};
 use domicile_store::{Change, Commit, Key, Op, Precondition, Store, StoreError, Txn, Watcher};
@@ -140,7 +141,8 @@ async fn a_call_that_was_dropped_for_its_slowness_is_not_begun_there_again() {
     let there = config(&beginning_with(&cluster, slow));
     let call_timeout = Duration::from_secs(8);
     let impatient = Duration::from_secs(5);
-    let store = EtcdStore::connect(EtcdConfig { call_timeout, ..there }).await.unwrap();
+    let store =
+        EtcdStore::connect(EtcdConfig { call_timeout, ask_next_after: call_timeout, ..there }).await.unwrap();
     let from = done(&store, put(1, "x")).await;
     cluster.pause(slow);
     assert!(
@@ -152,6 +154,45 @@ async fn a_call_that_was_dropped_for_its_slowness_is_not_begun_there_again() {
     let watch = tokio::time::timeout(impatient, store.watch(from)).await;
     watch.expect("the stopped member was asked again").unwrap();
     cluster.resume(slow);
+}
+
+/// A question that a member keeps is asked of the next one long before the first is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_does_not_wait_for_a_silent_member_as_long_as_a_commit_does() {
+    let cluster = EtcdCluster::start(3).await.unwrap();
+    let slow = follower(&cluster).await;
+    let there = config(&beginning_with(&cluster, slow));
+    let call_timeout = Duration::from_secs(30);
+    let ask_next_after = Duration::from_millis(300);
+    let store = EtcdStore::connect(EtcdConfig { call_timeout, ask_next_after, ..there }).await.unwrap();
+    done(&store, put(1, "x")).await;
+    cluster.pause(slow);
+    let asked = tokio::time::timeout(BOUND, value(&store, 1)).await;
+    assert_eq!(asked.expect("it waited for the silent one").unwrap().as_deref(), Some("x"));
+    // The one that answered is asked first from now on; commits, too, go there.
+    tokio::time::timeout(BOUND, store.commit(put(1, "y"))).await.expect("sent to the silent one").unwrap();
+    cluster.resume(slow);
+}
+
+/// All answers come two seconds late: reads, commits, watches and leases of a patient store work all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_whose_answers_are_late_is_not_one_that_is_gone() {
+    let cluster = EtcdCluster::start_linked(3).await.unwrap();
+    let patient = EtcdConfig { call_timeout: Duration::from_secs(10), ..config(&cluster.endpoints()) };
+    let store = EtcdStore::connect(patient).await.unwrap();
+    let hasty = store_at(&cluster.endpoints()).await;
+    done(&store, put(1, "x")).await;
+    for member in cluster.members() {
+        let late = Lane { delay_ms: 2_000, ..Lane::FINE };
+        member.client_link().unwrap().control().set(Faults { backward: late, ..Faults::HEALED });
+    }
+    assert!(hasty.read(&[key(1)]).await.is_err(), "one second is not enough, or this test shows nothing");
+    assert_eq!(value(&store, 1).await.unwrap().as_deref(), Some("x"));
+    let lease = store.grant(Duration::from_secs(30)).await.unwrap();
+    store.keep_alive(lease).await.unwrap();
+    let at = done(&store, put(2, "y")).await;
+    let mut watch = store.watch(at).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().changes[0].key(), &key(2));
 }
 
 /// A watch that only its reader finds silent: what follows begins elsewhere.

@@ -156,6 +156,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
                     *endpoint = config.links.dial(address).to_string();
                 }
             }
+            etcd.call_timeout = loops::REGISTRY_CALL;
             let store = runtime
                 .block_on(EtcdStore::connect(etcd))
                 .map_err(|e| BuildError::Registry(e.to_string()))?;

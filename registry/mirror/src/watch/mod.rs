@@ -20,7 +20,7 @@ use std::time::Duration;
 use domicile_model::clock::{BootTime, Clock, pause};
 use domicile_model::{Revision, World};
 use domicile_store::codec::decode;
-use domicile_store::{Batch, Header, Key, Listing, Store, StoreError, Watcher};
+use domicile_store::{Batch, Entry, Header, Key, Listing, Store, StoreError, Watcher};
 
 use crate::table::RoutingTable;
 pub use pace::Pace;
@@ -201,12 +201,15 @@ impl Follower {
             return self.lost("the watch was silent and did not answer".into(), false);
         }
         let at = self.clock.now();
-        // What a quorum says, before what the one member at the other end of the stream says.
-        let header = match self.same_registry(table).await {
+        // What a quorum says, and what the one member at the other end of the stream says. Both at once: where answers
+        // take long, one after the other would let the table look older than it is.
+        let probed = within(self.pace.answer, stream.probe());
+        let (looked, probed) = tokio::join!(look(&*self.store, self.pace), probed);
+        let header = match self.known(table, looked) {
             Ok(header) => header,
             Err(lost) => return lost,
         };
-        match within(self.pace.answer, stream.probe()).await {
+        match probed {
             Ok(()) => {
                 self.state = State::Watching { stream, asked: Some(Asked { at, revision: header.revision }) };
                 Step::Probed
@@ -220,7 +223,16 @@ impl Follower {
 
     /// A linearizable look whether the registry is still the one that the table came from.
     async fn same_registry(&mut self, table: &RoutingTable) -> Result<Header, Step> {
-        match within(self.pace.answer, self.store.read(&[Key::World])).await {
+        let looked = look(&*self.store, self.pace).await;
+        self.known(table, looked)
+    }
+
+    fn known(
+        &mut self,
+        table: &RoutingTable,
+        looked: Result<(Header, Vec<Option<Entry>>), StoreError>,
+    ) -> Result<Header, Step> {
+        match looked {
             Ok((header, entries)) => {
                 let world = entries.into_iter().next().flatten();
                 let world = world.map(|entry| decode::<World>(&entry.value));
@@ -232,6 +244,10 @@ impl Follower {
             Err(why) => Err(self.lost(why.to_string(), false)),
         }
     }
+}
+
+async fn look(store: &dyn Store, pace: Pace) -> Result<(Header, Vec<Option<Entry>>), StoreError> {
+    within(pace.answer, store.read(&[Key::World])).await
 }
 
 /// Why what the registry says of itself does not fit the table, if it does not. The world is none if there is no

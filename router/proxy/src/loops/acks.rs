@@ -12,15 +12,26 @@ use domicile_mirror::{RoutingTable, Source};
 use domicile_model::clock::{BootTime, pause};
 use domicile_model::{BusyCell, Phase, Revision, RouterState, World};
 use domicile_store::{Commit, Key, LeaseId, StoreError, Txn};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use crate::serve::{PROBE_HEADER, PROBE_PATH};
 use crate::state::Shared;
 
-/// Life of the lease. No safety rests on it.
-const TTL: Duration = Duration::from_secs(3);
-/// A table without a sign of life for this long is not fresh.
-const FRESH: Duration = Duration::from_secs(4);
+/// Life of the lease. No safety rests on it. Longer than [`super::REGISTRY_CALL`]: a lease that is granted late must not
+/// have ended before it is used.
+const TTL: Duration = Duration::from_secs(6);
+/// Between two renewals of the lease, and two repeats of what was said.
+const RENEW: Duration = Duration::from_secs(1);
+/// Renewals that may wait for their answers at once.
+const MOST_RENEWALS: usize = 8;
+/// A table without a sign of life for this long is not fresh. A quiet stream is asked after a second, and its answer may
+/// take as long as a call.
+const FRESH: Duration = Duration::from_secs(7);
+/// How long an acknowledgement waits for requests in flight to end, so that it need not be followed by another one: each
+/// costs a round trip to the registry, and nobody waits to hear that a router is busy.
+const SOON_IDLE: Duration = Duration::from_millis(150);
 /// A probe that old says nothing any more.
 const PROBED: Duration = Duration::from_secs(2);
 /// How long the disk may take to keep what is acknowledged; then it is not, and tried again.
@@ -41,8 +52,18 @@ struct Said {
 pub async fn run(shared: Arc<Shared>, client: reqwest::Client) {
     let probed = watch::Sender::new(None);
     let mut probes = probed.subscribe();
+    let seen = probed.subscribe();
     let ack = acknowledge(&shared, &mut probes);
-    tokio::join!(ack, probe(&shared, &client, &probed));
+    tokio::join!(ack, keep_lease(&shared, &seen), probe(&shared, &client, &probed));
+}
+
+/// Whether this router hears of changes and serves.
+fn alive(shared: &Shared, probed: Option<BootTime>) -> bool {
+    let fresh = shared.mirror.freshness();
+    let now = shared.now();
+    fresh.source == Source::Live
+        && fresh.age.is_some_and(|age| age < FRESH)
+        && probed.is_some_and(|at| now.since(at) < PROBED)
 }
 
 async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTime>>) {
@@ -52,20 +73,27 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
     loop {
         tables.mark_unchanged();
         probes.mark_unchanged();
-        let fresh = shared.mirror.freshness();
-        let now = shared.now();
-        let alive = fresh.source == Source::Live
-            && fresh.age.is_some_and(|age| age < FRESH)
-            && probes.borrow().is_some_and(|at| now.since(at) < PROBED);
-        let table = shared.table();
-        if let Some(said) = said(shared, &table).filter(|_| alive) {
-            let renew = last.as_ref().is_none_or(|(_, at)| now.since(*at) >= TTL / 3);
-            let changed = last.as_ref().is_none_or(|(old, _)| *old != said);
+        let probed = *probes.borrow();
+        let alive = alive(shared, probed);
+        let mut table = shared.table();
+        if let Some(mut said) = said(shared, &table).filter(|_| alive) {
+            let now = shared.now();
+            let renew = last.as_ref().is_none_or(|(_, at)| now.since(*at) >= RENEW);
+            let mut changed = last.as_ref().is_none_or(|(old, _)| *old != said);
+            if changed && !said.busy.is_empty() {
+                // Rung by the last request that ends; the table may have gone on as well.
+                let _ = tokio::time::timeout(SOON_IDLE, shared.idle.notified()).await;
+                table = shared.table();
+                if let Some(later) = self::said(shared, &table) {
+                    said = later;
+                    changed = last.as_ref().is_none_or(|(old, _)| *old != said);
+                }
+            }
             // Acknowledged only once a start without the registry would know it, too.
             let kept = (renew || changed)
                 && tokio::time::timeout(DISK, shared.mirror.persisted(said.placements)).await.is_ok();
             if kept {
-                match write(shared, &table, &said, renew).await {
+                match write(shared, &table, &said).await {
                     Ok(()) => {
                         shared.metrics.acks.inc();
                         last = Some((said, now));
@@ -85,8 +113,40 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
             changed = tables.changed() => if changed.is_err() { return },
             () = shared.idle.notified() => {}
             _ = probes.changed(), if !alive => {}
-            () = pause(TTL / 3) => {}
+            () = pause(RENEW) => {}
         }
+    }
+}
+
+/// Renews the lease at a steady pace, whether or not the registry has answered the last time: answers that come late
+/// must not make the lease end.
+async fn keep_lease(shared: &Shared, probed: &watch::Receiver<Option<BootTime>>) {
+    let mut asked = FuturesUnordered::new();
+    let mut pace = tokio::time::interval(RENEW);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = pace.tick() => {}
+            Some(()) = asked.next() => continue,
+        }
+        let known = *lock(shared);
+        let seen = *probed.borrow();
+        if let Some(id) = known.filter(|_| asked.len() < MOST_RENEWALS && alive(shared, seen)) {
+            asked.push(async move {
+                // Only a word of the registry ends a lease here; without an answer it may well live.
+                if matches!(shared.store.keep_alive(id).await, Err(StoreError::LeaseLost)) {
+                    forget(shared, id);
+                }
+            });
+        }
+    }
+}
+
+/// This lease is gone; a newer one is not.
+fn forget(shared: &Shared, id: LeaseId) {
+    let mut known = lock(shared);
+    if *known == Some(id) {
+        *known = None;
     }
 }
 
@@ -125,16 +185,10 @@ fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
     Some(Said { world, placements, busy })
 }
 
-async fn write(shared: &Shared, table: &RoutingTable, said: &Said, renew: bool) -> Result<(), StoreError> {
+async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(), StoreError> {
     let known = *lock(shared);
     let id = match known {
-        Some(id) => {
-            if renew && let Err(error) = shared.store.keep_alive(id).await {
-                *lock(shared) = None;
-                return Err(error);
-            }
-            id
-        }
+        Some(id) => id,
         None => {
             let id = shared.store.grant(TTL).await?;
             *lock(shared) = Some(id);
@@ -161,7 +215,7 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said, renew: bool) 
         }
         Err(error) => {
             if matches!(error, StoreError::LeaseLost) {
-                *lock(shared) = None;
+                forget(shared, id);
             }
             Err(error)
         }

@@ -42,6 +42,7 @@ pub async fn run(shared: Arc<Shared>) {
     let mut failing = false;
     loop {
         tables.mark_unchanged();
+        let began = shared.now();
         let result = ask(&shared).await;
         let behind = matches!(result, Err(Missed::NoProof(NoProof::FencedAhead)));
         match &result {
@@ -57,7 +58,9 @@ pub async fn run(shared: Arc<Shared>) {
             shared.mirror.relist();
         }
         pause(LEAST).await;
-        let renew = if behind { BEHIND } else { shared.constants().renew() };
+        // From question to question: an answer that took long leaves less of its proof.
+        let took = shared.now().since(began);
+        let renew = if behind { BEHIND } else { shared.constants().renew().saturating_sub(took) };
         let uncovered = async {
             // A change that brings no cell of ours is no reason to ask again.
             while tables.changed().await.is_ok() {
