@@ -71,6 +71,9 @@ pub struct UnitOrder {
     pub act: UnitAct,
     /// A unit, or a kind for all of that kind.
     pub unit: String,
+    /// Arguments that [`UnitAct::Start`] adds to the unit's own, this time.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 /// What can be done to a process.
@@ -158,7 +161,16 @@ impl Control {
     /// # Errors
     /// As [`Control::link`].
     pub async fn unit(&self, act: UnitAct, unit: &str) -> anyhow::Result<usize> {
-        self.order("unit", &UnitOrder { act, unit: unit.to_owned() }).await
+        self.order("unit", &UnitOrder { act, unit: unit.to_owned(), args: Vec::new() }).await
+    }
+
+    /// Starts a process with arguments beside its own, `--failpoint` of a control plane for one.
+    ///
+    /// # Errors
+    /// As [`Control::link`], and when it does not come up.
+    pub async fn start_with(&self, unit: &str, args: &[&str]) -> anyhow::Result<usize> {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.order("unit", &UnitOrder { act: UnitAct::Start, unit: unit.to_owned(), args }).await
     }
 
     /// What runs.

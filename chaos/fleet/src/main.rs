@@ -67,6 +67,9 @@ enum Verb {
     Start {
         /// As `status` lists them.
         process: String,
+        /// What to add to its own arguments this time, after `--`: `-- --failpoint promote:after-effect=exit`.
+        #[arg(last = true)]
+        args: Vec<String>,
     },
     /// The clinic application.
     #[command(hide = true)]
@@ -197,7 +200,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         Verb::Resume { process } => control()?.unit(UnitAct::Resume, &process).await?,
         Verb::Kill { process } => control()?.unit(UnitAct::Kill, &process).await?,
         Verb::Terminate { process } => control()?.unit(UnitAct::Terminate, &process).await?,
-        Verb::Start { process } => control()?.unit(UnitAct::Start, &process).await?,
+        Verb::Start { process, args } => {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            control()?.start_with(&process, &args).await?
+        }
     };
     eprintln!("done, {touched} touched");
     Ok(())

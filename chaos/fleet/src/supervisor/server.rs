@@ -80,7 +80,7 @@ async fn region(State(fleet): Shared, Json(order): Json<RegionOrder>) -> Done {
 
 async fn unit(State(fleet): Shared, Json(order): Json<UnitOrder>) -> Done {
     tracing::info!(?order, "unit");
-    Ok(Json(fleet.units.order(order.act, &order.unit, &fleet.links).await?))
+    Ok(Json(fleet.units.order(&order, &fleet.links).await?))
 }
 
 async fn down(State(fleet): Shared) -> Json<usize> {

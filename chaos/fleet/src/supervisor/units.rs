@@ -12,7 +12,7 @@ use domicile_chaos_kit::{etcd, postgres, proc};
 use rustix::process::Signal;
 
 use super::links::Links;
-use crate::control::{UnitAct, UnitStatus};
+use crate::control::{UnitAct, UnitOrder, UnitStatus};
 use crate::fleet::commands::{self, Programs};
 use crate::fleet::files::{self, Layout, SLOT};
 use crate::fleet::plan::{CELLS, Kind, Plan, Unit};
@@ -85,19 +85,19 @@ impl Units {
     pub(crate) async fn start_all(&self, links: &Links) -> anyhow::Result<()> {
         let all: Vec<&Unit> = self.plan.units.iter().filter(|u| u.run_by.is_none()).collect();
         let of = |kind: Kind| all.iter().copied().filter(move |u| u.kind == kind).collect::<Vec<_>>();
-        self.start_and_wait(&of(Kind::Etcd), links).await?;
+        self.start_and_wait(&of(Kind::Etcd), &[], links).await?;
         let first = of(Kind::Control).first().copied().context("the plan has a control plane")?;
-        self.start_and_wait(&[first], links).await?;
+        self.start_and_wait(&[first], &[], links).await?;
         let rest: Vec<&Unit> =
             all.iter().copied().filter(|u| u.kind != Kind::Etcd && u.name != first.name).collect();
-        self.start_and_wait(&rest, links).await
+        self.start_and_wait(&rest, &[], links).await
     }
 
-    /// Starts what is not running of these, and waits until each accepts connections.
-    async fn start_and_wait(&self, units: &[&Unit], links: &Links) -> anyhow::Result<()> {
+    /// Starts what is not running of these, with `extra` arguments, and waits until each accepts connections.
+    async fn start_and_wait(&self, units: &[&Unit], extra: &[String], links: &Links) -> anyhow::Result<()> {
         let mut started = Vec::new();
         for unit in units {
-            if let Some(process) = self.start(unit, links)? {
+            if let Some(process) = self.start(unit, extra, links)? {
                 started.push((*unit, process));
             }
         }
@@ -114,13 +114,13 @@ impl Units {
     }
 
     /// Starts a unit; none if it runs already.
-    fn start(&self, unit: &Unit, links: &Links) -> anyhow::Result<Option<Arc<Process>>> {
+    fn start(&self, unit: &Unit, extra: &[String], links: &Links) -> anyhow::Result<Option<Arc<Process>>> {
         let mut running = self.running();
         if running.get(&unit.name).is_some_and(|p| p.is_alive()) {
             return Ok(None);
         }
         let peer = |u: &Unit| self.peers.get(&u.name).copied().unwrap_or_else(|| u.listen());
-        let spec = commands::spec(unit, &self.plan, &self.layout, &self.programs, peer)?;
+        let spec = commands::spec(unit, &self.plan, &self.layout, &self.programs, peer)?.args(extra);
         let process = Arc::new(Process::start(spec)?);
         if unit.kind == Kind::Etcd {
             links.note_member(&unit.name, process.pid());
@@ -131,19 +131,20 @@ impl Units {
     }
 
     /// Carries out an order on every unit that `word` names; gives how many.
-    pub(crate) async fn order(&self, act: UnitAct, word: &str, links: &Links) -> anyhow::Result<usize> {
+    pub(crate) async fn order(&self, order: &UnitOrder, links: &Links) -> anyhow::Result<usize> {
+        let word = order.unit.as_str();
         let units: Vec<&Unit> =
             self.plan.units.iter().filter(|u| u.name == word || u.kind.word() == word).collect();
         if units.is_empty() {
             bail!("no unit is called `{word}`: `domicile-chaos status` lists them");
         }
-        match act {
+        match order.act {
             UnitAct::Start => {
                 let own: Vec<&Unit> = units.iter().copied().filter(|u| u.run_by.is_none()).collect();
                 if own.is_empty() {
                     bail!("`{word}` is started by its agent: start the agent");
                 }
-                self.start_and_wait(&own, links).await?;
+                self.start_and_wait(&own, &order.args, links).await?;
             }
             UnitAct::Kill => self.kill(&units),
             UnitAct::Pause => self.signal(&units, Signal::STOP),
@@ -158,8 +159,8 @@ impl Units {
         let units: Vec<&Unit> = self.in_region(region)?.into_iter().filter(|u| u.run_by.is_none()).collect();
         // The registry first: the others ask it.
         let (etcd, rest): (Vec<&Unit>, Vec<&Unit>) = units.iter().partition(|u| u.kind == Kind::Etcd);
-        self.start_and_wait(&etcd, links).await?;
-        self.start_and_wait(&rest, links).await?;
+        self.start_and_wait(&etcd, &[], links).await?;
+        self.start_and_wait(&rest, &[], links).await?;
         Ok(units.len())
     }
 
