@@ -77,6 +77,8 @@ pub struct Sabotage {
     pub trusts_itself: bool,
     /// Ignore the rank of tokens.
     pub ignores_rank: bool,
+    /// Take what a gate lends as lasting for an hour.
+    pub keeps_lent_proofs: bool,
 }
 
 /// The role for replication.

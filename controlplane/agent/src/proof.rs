@@ -1,5 +1,6 @@
 //! Asking for proofs: the registry first, then the gates of the own region.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +50,12 @@ pub(crate) async fn prove(agent: Arc<Agent>) {
                 said
             }
             Err(failure) => {
-                agent.problem("registry", Some(failure.0.detail.clone()));
-                ask_gates(&agent).await.map_or(Said::No, Said::Yes)
+                let lent = ask_gates(&agent).await;
+                agent.problem(
+                    "registry",
+                    Some(without_registry(&agent, &failure, lent.map(|(gate, _)| gate))),
+                );
+                lent.map_or(Said::No, |(_, held)| Said::Yes(held))
             }
         };
         let wait = match said {
@@ -126,7 +131,8 @@ fn learn(agent: &Agent, world: &World, epoch: Epoch) -> Result<(), Failure> {
 }
 
 /// The proof that a local gate lends: it says how long its own still lasts, counted here from before it was asked.
-async fn ask_gates(agent: &Agent) -> Option<Held> {
+/// Returns the gate too.
+async fn ask_gates(agent: &Agent) -> Option<(SocketAddr, Held)> {
     let secret = agent.config.peer_secret.as_ref()?.read().ok()?;
     let memory = agent.disk.get();
     let constants: FenceConstants = agent.constants();
@@ -150,10 +156,32 @@ async fn ask_gates(agent: &Agent) -> Option<Held> {
             continue;
         }
         // No proof lasts longer than FENCE, whatever a gate says.
-        let left = Duration::from_millis(lent.remaining_ms).min(constants.fence());
-        return Some(Held { epoch: lent.epoch, until: asked + left - constants.stop() });
+        let mut left = Duration::from_millis(lent.remaining_ms).min(constants.fence());
+        if agent.config.sabotage.keeps_lent_proofs {
+            left = Duration::from_secs(3_600);
+        }
+        return Some((*gate, Held { epoch: lent.epoch, until: asked + left - constants.stop() }));
     }
     None
+}
+
+/// On what the database lives, or why it does not, while the registry can't be asked.
+fn without_registry(agent: &Agent, failure: &Failure, lender: Option<SocketAddr>) -> String {
+    let region = &agent.config.region;
+    let lives = match lender {
+        Some(gate) => {
+            format!("the database lives on proofs lent by the gate at {gate}; mend the way to the registry")
+        }
+        None if agent.config.gates.is_empty() => {
+            format!(
+                "no gate of {region} is named in `gates`, so nothing else can prove that it holds the cell; mend the way to the registry"
+            )
+        }
+        None => format!(
+            "no gate of {region} lends a proof either; start a gate there, or mend the way to the registry"
+        ),
+    };
+    format!("{}: {lives}", failure.0.detail)
 }
 
 /// What the registry says of a promotion: leader, move and the close must stand there.

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -61,6 +61,50 @@ pub(crate) fn example() -> PathBuf {
     path.join("examples").join("agent")
 }
 
+/// What an agent beside the server in `<home>/<name>` is told.
+pub(crate) fn config(
+    home: &Path,
+    spec: &Spec,
+    cell: &CellId,
+    name: &str,
+    region: &str,
+    address: SocketAddr,
+) -> AgentConfig {
+    let secrets = home.join("secrets");
+    std::fs::create_dir_all(&secrets).unwrap();
+    let secret = |name: &str, text: &str| {
+        let path = secrets.join(name);
+        std::fs::write(&path, text).unwrap();
+        SecretRef::File(path.display().to_string())
+    };
+    AgentConfig {
+        cell: cell.clone(),
+        region: RegionId::new(region).unwrap(),
+        data_dir: home.join(name),
+        state_dir: None,
+        bin_dir: None,
+        listen: free_address().unwrap(),
+        address,
+        socket_dir: home.join(format!("{name}.run")),
+        registry: "memory".into(),
+        links: None,
+        gates: Vec::new(),
+        secret: secret("agent", SECRET),
+        peer_secret: None,
+        database: spec.database.clone(),
+        replication: Replication {
+            user: "replicator".into(),
+            password: secret("replicator", &spec.replicator_password),
+        },
+        look_role: "domicile".into(),
+        slot: "standby".into(),
+        slot_keep_mib: 512,
+        settings: std::collections::BTreeMap::new(),
+        supervisor: Some(vec![example().display().to_string(), "agent-supervise".into()]),
+        sabotage: Sabotage::default(),
+    }
+}
+
 impl Rig {
     /// A pair; A in `us-east-1` holds the cell, B follows. Replication goes to `upstream` where given (a link).
     pub(crate) async fn new(upstream_of_b: Option<SocketAddr>, a_address: Option<SocketAddr>) -> Self {
@@ -71,36 +115,9 @@ impl Rig {
                 .into(),
             ..Spec::default()
         };
-        let secrets = home.path().join("secrets");
-        std::fs::create_dir(&secrets).unwrap();
-        std::fs::write(secrets.join("agent"), SECRET).unwrap();
-        std::fs::write(secrets.join("replicator"), &spec.replicator_password).unwrap();
-        let secret = |name: &str| SecretRef::File(secrets.join(name).display().to_string());
         let cell = CellId::new("clinic-1").unwrap();
         let side = |name: &str, region: &str, address: SocketAddr| Side {
-            config: AgentConfig {
-                cell: cell.clone(),
-                region: RegionId::new(region).unwrap(),
-                data_dir: home.path().join(name),
-                state_dir: None,
-                bin_dir: None,
-                listen: free_address().unwrap(),
-                address,
-                socket_dir: home.path().join(format!("{name}.run")),
-                registry: "memory".into(),
-                links: None,
-                gates: Vec::new(),
-                secret: secret("agent"),
-                peer_secret: None,
-                database: spec.database.clone(),
-                replication: Replication { user: "replicator".into(), password: secret("replicator") },
-                look_role: "domicile".into(),
-                slot: "standby".into(),
-                slot_keep_mib: 512,
-                settings: std::collections::BTreeMap::new(),
-                supervisor: Some(vec![example().display().to_string(), "agent-supervise".into()]),
-                sabotage: Sabotage::default(),
-            },
+            config: config(home.path(), &spec, &cell, name, region, address),
             task: None,
         };
         let a = side("a", "us-east-1", a_address.unwrap_or_else(|| free_address().unwrap()));
