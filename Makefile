@@ -42,6 +42,6 @@ test: lint deny ## Everything that must hold: format, lints, bans, all tests aga
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
 
-soak: build ## Long runs: whole fleets, one after the other.
+soak: build ## Long runs: every whole-fleet test five times over.
 	cargo build --workspace --bins --locked
-	cargo nextest run -p domicile-chaos --locked --run-ignored ignored-only
+	cargo nextest run -p domicile-chaos --locked -E 'binary(fleet)' --stress-count 5

@@ -49,7 +49,11 @@ pub async fn identity(database: &DatabaseAccess) -> anyhow::Result<(String, u32)
     Ok((row.try_get(0)?, timeline))
 }
 
-async fn connect(database: &DatabaseAccess) -> anyhow::Result<PgConnection> {
+/// A connection around everything of ours, as the application's role.
+///
+/// # Errors
+/// When there is none to be had.
+pub async fn connect(database: &DatabaseAccess) -> anyhow::Result<PgConnection> {
     let options = PgConnectOptions::new()
         .host(&database.address.ip().to_string())
         .port(database.address.port())

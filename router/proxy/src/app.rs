@@ -156,7 +156,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
                     *endpoint = config.links.dial(address).to_string();
                 }
             }
-            etcd.call_timeout = loops::REGISTRY_CALL;
+            etcd.call_timeout = config.registry_call;
             let store = runtime
                 .block_on(EtcdStore::connect(etcd))
                 .map_err(|e| BuildError::Registry(e.to_string()))?;
@@ -177,7 +177,8 @@ pub fn build(config: Config) -> Result<App, BuildError> {
             Registry::Etcd(_) => config.state.as_ref().map(|dir| dir.join("table")),
             Registry::File(_) => None,
         };
-        let options = domicile_mirror::Options { last_good, ..domicile_mirror::Options::default() };
+        let mut options = domicile_mirror::Options { last_good, ..domicile_mirror::Options::default() };
+        options.pace.answer = config.registry_call;
         Mirror::start(store.clone(), clock.clone(), options)?
     };
     let idle = Arc::new(Notify::new());

@@ -153,7 +153,11 @@ impl Operator {
         Err(last.unwrap_or_else(|| anyhow!("{cell} was never asked to move")))
     }
 
-    pub(super) async fn losses(&self, id: &str) -> anyhow::Result<LossReport> {
+    /// What a forced move lost.
+    ///
+    /// # Errors
+    /// When it is not known yet.
+    pub async fn losses(&self, id: &str) -> anyhow::Result<LossReport> {
         self.ask(&["--json", "failover", "losses", id]).await
     }
 

@@ -21,7 +21,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             quiet: Duration::from_secs(1),
-            answer: Duration::from_secs(5),
+            answer: Duration::from_secs(2),
             list: Duration::from_secs(60),
             backoff_least: Duration::from_millis(50),
             backoff_most: Duration::from_secs(2),

@@ -75,6 +75,9 @@ pub struct Given {
     /// Milliseconds that the application may take between two pieces of an answer [default: 60000]
     #[arg(long)]
     pub upstream_timeout_ms: Option<u64>,
+    /// Milliseconds that the registry may take for one call; further away than that it counts as gone [default: 5000]
+    #[arg(long)]
+    pub registry_call_ms: Option<u64>,
     /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
     #[arg(long)]
     pub drain_ms: Option<u64>,
@@ -122,6 +125,10 @@ pub struct Config {
     pub hold: Limits,
     /// Between two pieces of an answer.
     pub upstream_timeout: Duration,
+    /// How long the registry may take for one call. Routers stand in every region, some of them far from a majority of
+    /// it: one whose answers come seconds late still hears, proves and acknowledges in time for a hold. A question is
+    /// asked of the next member long before that; a commit can't be.
+    pub registry_call: Duration,
     /// Between not ready and closed.
     pub drain: Duration,
     /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
@@ -170,6 +177,7 @@ impl Given {
             hold_max: self.hold_max.or(other.hold_max),
             hold_ramp: self.hold_ramp.or(other.hold_ramp),
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
+            registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
             drain_ms: self.drain_ms.or(other.drain_ms),
         }
     }
@@ -297,6 +305,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let requests = bounded("hold-max", wide(given.hold_max), 10_000, 1, 1_000_000);
     let ramp = bounded("hold-ramp", wide(given.hold_ramp), 64, 1, 100_000);
     let upstream = bounded("upstream-timeout-ms", given.upstream_timeout_ms, 60_000, 10, 3_600_000);
+    let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
     let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
     let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
 
@@ -318,6 +327,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 peer_secret,
                 hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
                 upstream_timeout: Duration::from_millis(upstream),
+                registry_call: Duration::from_millis(registry_call),
                 drain: Duration::from_millis(drain),
                 sabotage: Sabotage::None,
             })

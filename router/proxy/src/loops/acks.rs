@@ -19,16 +19,10 @@ use tokio::sync::watch;
 use crate::serve::{PROBE_HEADER, PROBE_PATH};
 use crate::state::Shared;
 
-/// Life of the lease. No safety rests on it. Longer than [`super::REGISTRY_CALL`]: a lease that is granted late must not
-/// have ended before it is used.
-const TTL: Duration = Duration::from_secs(6);
 /// Between two renewals of the lease, and two repeats of what was said.
 const RENEW: Duration = Duration::from_secs(1);
 /// Renewals that may wait for their answers at once.
 const MOST_RENEWALS: usize = 8;
-/// A table without a sign of life for this long is not fresh. A quiet stream is asked after a second, and its answer may
-/// take as long as a call.
-const FRESH: Duration = Duration::from_secs(7);
 /// How long an acknowledgement waits for requests in flight to end, so that it need not be followed by another one: each
 /// costs a round trip to the registry, and nobody waits to hear that a router is busy.
 const SOON_IDLE: Duration = Duration::from_millis(150);
@@ -57,12 +51,24 @@ pub async fn run(shared: Arc<Shared>, client: reqwest::Client) {
     tokio::join!(ack, keep_lease(&shared, &seen), probe(&shared, &client, &probed));
 }
 
+/// Life of the lease. No safety rests on it. Longer than a call: a lease that is granted late must not have ended before
+/// it is used.
+fn time_to_live(shared: &Shared) -> Duration {
+    shared.config.registry_call + Duration::from_secs(1)
+}
+
+/// A table without a sign of life for this long is not fresh. A quiet stream is asked after a second, and its answer may
+/// take as long as a call.
+fn fresh_for(shared: &Shared) -> Duration {
+    shared.config.registry_call + Duration::from_secs(2)
+}
+
 /// Whether this router hears of changes and serves.
 fn alive(shared: &Shared, probed: Option<BootTime>) -> bool {
     let fresh = shared.mirror.freshness();
     let now = shared.now();
     fresh.source == Source::Live
-        && fresh.age.is_some_and(|age| age < FRESH)
+        && fresh.age.is_some_and(|age| age < fresh_for(shared))
         && probed.is_some_and(|at| now.since(at) < PROBED)
 }
 
@@ -190,7 +196,7 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
     let id = match known {
         Some(id) => id,
         None => {
-            let id = shared.store.grant(TTL).await?;
+            let id = shared.store.grant(time_to_live(shared)).await?;
             *lock(shared) = Some(id);
             id
         }
