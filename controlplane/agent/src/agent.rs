@@ -16,12 +16,13 @@ use domicile_model::{Epoch, FenceConstants};
 use domicile_store::Store;
 
 use crate::config::AgentConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, Upstream};
 use crate::failure::Failure;
 use crate::os::Owner;
 use crate::pg::control::{Control, fork_of};
 use crate::pg::local;
 use crate::pg::server::{Kind, Server};
+use crate::pg::words::{self, Words};
 
 /// A proof in hand: of what, and from when on the server must be dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,17 @@ pub(crate) struct Mode {
     pub(crate) open: bool,
 }
 
+/// Ends of the server that nobody asked for, one after the other.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Falls {
+    /// How many, since it last ran for a while.
+    pub(crate) count: u32,
+    /// Not started again by itself before.
+    pub(crate) not_before: Option<BootTime>,
+    /// When the present run began.
+    pub(crate) started: Option<BootTime>,
+}
+
 /// The agent.
 pub struct Agent {
     pub(crate) config: AgentConfig,
@@ -54,6 +66,8 @@ pub struct Agent {
     pub(crate) http: reqwest::Client,
     gate: Mutex<(Mode, Option<Held>)>,
     problems: Mutex<BTreeMap<&'static str, String>>,
+    /// Ends of the server that nobody asked for.
+    pub(crate) falls: Mutex<Falls>,
     /// Held for life: two agents on one directory would start and kill each other's server.
     _lock: std::fs::File,
 }
@@ -98,6 +112,7 @@ impl Agent {
             http,
             gate: Mutex::new((Mode::default(), None)),
             problems: Mutex::new(BTreeMap::new()),
+            falls: Mutex::default(),
             config,
             _lock: lock,
         }))
@@ -212,6 +227,35 @@ impl Agent {
         self.data("standby.signal").exists()
     }
 
+    /// Where PostgreSQL's log is.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.config.state_dir().join("postgresql.log")
+    }
+
+    /// The last complaint of the present run of the server.
+    pub(crate) fn last_words(&self) -> Option<Words> {
+        words::last(&self.log(), self.server.log_from()?)
+    }
+
+    fn why_no_stream(&self, upstream: Option<&Upstream>) -> String {
+        let from =
+            upstream.map_or_else(|| "its primary".to_owned(), |u| format!("the primary at {}", u.dial));
+        let cell = &self.config.cell;
+        match self.last_words() {
+            Some(Words::Gone(line)) => format!(
+                "the standby can't stream: {from} no longer has the write-ahead log that it needs ({line}); build it anew with `domicile cell reprotect {cell}`"
+            ),
+            Some(Words::Full(line)) => format!("the standby can't stream, its disk is full ({line})"),
+            Some(Words::Other(line)) => format!(
+                "the standby does not stream from {from} ({line}): check the way there, its slot and the replication password"
+            ),
+            None => format!(
+                "the standby does not stream from {from}: check the way there, and the log {}",
+                self.log().display()
+            ),
+        }
+    }
+
     /// What is known now.
     pub(crate) async fn state(&self) -> AgentState {
         let mode = self.mode();
@@ -232,6 +276,9 @@ impl Agent {
                 Err(failure) => problems.push(failure.to_string()),
             }
         }
+        problems.extend(crate::pg::room::problems(&self.config));
+        let quiet = mode.kind == Some(Kind::Standby) && live.as_ref().is_some_and(|l| !l.streaming);
+        let not_streaming = quiet.then(|| self.why_no_stream(memory.upstream.as_ref()));
         if let Some(marker) = memory.fence.as_ref().filter(|m| m.fenced.is_none()) {
             problems.push(format!(
                 "a fence at epoch {} is in force but the stop has not ended: repeat the fence with `force`, or unfence",
@@ -268,6 +315,7 @@ impl Agent {
             flushed: live.as_ref().and_then(|l| l.flushed),
             replayed: live.as_ref().and_then(|l| l.replayed),
             streaming: live.as_ref().map(|l| l.streaming),
+            not_streaming,
             highest: memory.highest,
             fence: memory.fence.and_then(|m| m.fenced),
             proof: self

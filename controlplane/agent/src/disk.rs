@@ -33,6 +33,8 @@ pub(crate) struct Memory {
     pub(crate) rewinding: bool,
     /// Attaching was tried and the server could not follow from where it stood.
     pub(crate) unattachable: bool,
+    /// Neither attaching nor a rewind made this standby stream: only a rebuild is left.
+    pub(crate) unrewindable: bool,
     /// The newest `follow`.
     pub(crate) follow: Option<Progress>,
     /// The newest export.

@@ -6,7 +6,7 @@ use crate::os::OsError;
 
 /// A refusal or a failure, as it goes over the wire.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
+#[error("{0}{hint}", hint = .0.hint.as_ref().map(|h| format!("; {h}")).unwrap_or_default())]
 pub struct Failure(pub Box<Problem>);
 
 impl Failure {

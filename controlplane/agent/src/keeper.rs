@@ -1,21 +1,30 @@
 //! The keeper: what runs follows from what lies on disk and which proof is in hand. Beside it the watchdog, which ends
 //! an open server without waiting for anyone, and the loop that moves the loss slot.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use domicile_model::clock::pause;
 use rustix::process::Signal;
 
-use crate::agent::{Agent, Mode};
+use crate::agent::{Agent, Falls, Mode};
 use crate::failure::Failure;
 use crate::pg::server::Kind;
+use crate::pg::words::Words;
 use crate::pg::{access, furniture, local};
+use crate::supervise::{LAPSED, ORPHANED};
 
 /// How often the keeper looks.
 const TICK: Duration = Duration::from_millis(40);
 /// How often the watchdog looks: STOP is long against it.
 const WATCH: Duration = Duration::from_millis(10);
+
+/// The second start after a fall waits this long, each further one twice as long…
+const REST: Duration = Duration::from_secs(1);
+/// …but never longer.
+const MOST_REST: Duration = Duration::from_secs(10);
+/// A server that ran this long has not fallen at its start.
+const STOOD: Duration = Duration::from_secs(5);
 
 /// Starts the thread that kills an open server when its proof ends. It ends with the agent.
 pub(crate) fn watchdog(agent: &Arc<Agent>) {
@@ -34,7 +43,9 @@ pub(crate) async fn keep(agent: Arc<Agent>) {
     let mut fails: u32 = 0;
     loop {
         // Whoever has the lock starts and stops the server itself.
-        if let Ok(_guard) = agent.ops.try_lock() {
+        if let Ok(_guard) = agent.ops.try_lock()
+            && !agent.rests()
+        {
             match agent.settle_down(false).await {
                 Ok(()) => fails = 0,
                 Err(failure) => {
@@ -54,6 +65,7 @@ impl Agent {
         let alive = self.server.alive();
         if !alive && mode.kind.is_some() {
             // It ended by itself, or the supervisor ended it: what it left running must not go on either.
+            self.fell();
             self.kill().await;
             mode = self.mode();
         }
@@ -61,6 +73,7 @@ impl Agent {
             if alive {
                 self.server.signal(Signal::INT);
             }
+            self.problem("server", None);
             return Ok(());
         }
         if !alive {
@@ -83,6 +96,7 @@ impl Agent {
             self.start(kind)?;
             return Ok(());
         }
+        self.stood();
         if mode.kind == Some(Kind::Standby) && !self.is_standby_directory() {
             // Somebody else promoted it: as a primary it may run only under the rules for one.
             self.kill().await;
@@ -103,8 +117,65 @@ impl Agent {
         self.set_mode(Mode::default());
         self.server.start(&self.config, &self.owner, kind, upstream.as_ref())?;
         self.set_mode(Mode { kind: Some(kind), ready: false, open: false });
+        self.falls().started = Some(self.clock.now());
         tracing::info!(?kind, "PostgreSQL starts");
         Ok(())
+    }
+
+    fn falls(&self) -> std::sync::MutexGuard<'_, Falls> {
+        self.falls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server has ended. If nobody asked for that, says why, and lets it rest before the next start: the first
+    /// time not at all, then longer and longer, so that a full disk does not make it start twenty times a second.
+    fn fell(&self) {
+        // A stop in order, whoever asked for it, and one for want of a proof are no falls.
+        if self.server.exit_code().is_none_or(|code| [0, LAPSED, ORPHANED].contains(&code)) {
+            return;
+        }
+        let rest = {
+            let mut falls = self.falls();
+            falls.count = falls.count.saturating_add(1);
+            let rest = match falls.count {
+                1 => Duration::ZERO,
+                n => (REST * (1 << n.min(6)) / 4).min(MOST_REST),
+            };
+            falls.not_before = Some(self.clock.now() + rest);
+            rest
+        };
+        let why = match self.last_words() {
+            Some(Words::Full(line)) => format!("its disk is full ({line}); free space there"),
+            Some(words) => format!("its last words: {}", words.line()),
+            None => format!("its log is {}", self.log().display()),
+        };
+        let again = if rest.is_zero() {
+            "it is started again".to_owned()
+        } else {
+            format!("it is started again every {} s", rest.as_secs().max(1))
+        };
+        self.problem(
+            "server",
+            Some(format!("PostgreSQL in {} ended by itself: {why}; {again}", self.config.data_dir.display())),
+        );
+    }
+
+    /// Whether the server rests after falls. A fence or an order does not wait for that.
+    fn rests(&self) -> bool {
+        let now = self.clock.now();
+        !self.server.alive()
+            && self.mode().kind.is_none()
+            && self.falls().not_before.is_some_and(|at| now < at)
+    }
+
+    /// Forgets falls once the server has stood for a while.
+    fn stood(&self) {
+        let mut falls = self.falls();
+        let now = self.clock.now();
+        if falls.count > 0 && falls.started.is_some_and(|at| now.since(at) >= STOOD) {
+            falls.count = 0;
+            drop(falls);
+            self.problem("server", None);
+        }
     }
 
     /// Asks a started server whether it answers; makes what a primary needs.
@@ -171,7 +242,7 @@ impl Agent {
     }
 }
 
-/// Moves the loss slot behind the standby, for ever.
+/// Moves the loss slot behind the standby, for ever, and says when slots were given up.
 pub(crate) async fn follow_losses(agent: Arc<Agent>) {
     let mut connection = None;
     let mut round = 0_u32;
@@ -182,7 +253,9 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
         if !open {
             // What went wrong while it was open (a fence ends the connection, too) says nothing about the next time.
             connection = None;
-            agent.problem("losses", None);
+            for about in ["losses", "loss-slot", "standby-slot"] {
+                agent.problem(about, None);
+            }
             continue;
         }
         if connection.is_none() {
@@ -194,12 +267,16 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
             if round.is_multiple_of(10) {
                 furniture::name_rows(open).await?;
             }
-            furniture::advance(open, &agent.config.slot).await
+            furniture::advance(open, &agent.config).await
         };
         match done.await {
-            Ok(problem) => {
-                if problem.is_some() || round.is_multiple_of(120) {
-                    agent.problem("losses", problem);
+            Ok(found) => {
+                agent.problem("losses", None);
+                // What was given up is told until the standby has all that was written before the slots were made again.
+                for (about, problem) in [("loss-slot", found.losses), ("standby-slot", found.standby)] {
+                    if problem.is_some() || found.covered {
+                        agent.problem(about, problem);
+                    }
                 }
             }
             Err(failure) => {

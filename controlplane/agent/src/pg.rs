@@ -5,4 +5,6 @@ pub(crate) mod control;
 pub mod furniture;
 pub(crate) mod local;
 pub mod pgoutput;
+pub(crate) mod room;
 pub(crate) mod server;
+pub(crate) mod words;

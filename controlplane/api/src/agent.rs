@@ -60,6 +60,10 @@ pub struct AgentState {
     pub replayed: Option<Lsn>,
     /// On a standby: whether a walreceiver streams now. On a primary: whether its standby streams from it now.
     pub streaming: Option<bool>,
+    /// On a standby that does not stream: why, and what to do, in a sentence. Not among the problems: where the primary is
+    /// lost that is how a standby looks, and it can be promoted.
+    #[serde(default)]
+    pub not_streaming: Option<String>,
     /// The highest token seen, from disk.
     pub highest: Option<Token>,
     /// The commanded fence in force, from disk.

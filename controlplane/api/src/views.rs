@@ -45,9 +45,21 @@ pub struct CellView {
     pub tenants: Vec<TenantId>,
     /// The database pair, if it has one.
     pub lag: Option<LagView>,
+    /// What is wrong with the database pair. None: it has none, or was never looked at.
+    #[serde(default)]
+    pub health: Option<HealthView>,
     /// The move that is under way.
     #[serde(rename = "move")]
     pub moving: Option<String>,
+}
+
+/// What was wrong with a database pair when it was last looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// How long ago that was, in milliseconds.
+    pub age_ms: u64,
+    /// Sentences that say what, where and what to do; empty: nothing.
+    pub problems: Vec<String>,
 }
 
 /// How far the standby is behind, by the newest samples. None: unknown.

@@ -104,8 +104,13 @@ pub enum RegionVerb {
 pub enum CellVerb {
     /// All cells.
     List,
-    /// One cell with its lag, tenants and witnesses.
+    /// One cell with its lag, tenants and witnesses, and what is wrong with its databases.
     Show {
+        /// The cell.
+        cell: CellId,
+    },
+    /// Build the cell's standby: attached where it can be, else rewound, else anew. Nothing else of the cell changes.
+    Reprotect {
         /// The cell.
         cell: CellId,
     },

@@ -94,6 +94,7 @@ async fn dispatch(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::Region(RegionVerb::List) => region::list::run(client, out).await,
         Command::Cell(CellVerb::List) => cell::list::run(client, out).await,
         Command::Cell(CellVerb::Show { cell }) => cell::show::run(cell, client, out).await,
+        Command::Cell(CellVerb::Reprotect { cell }) => cell::reprotect::run(cell, client, out).await,
         Command::Tenant(TenantVerb::List) => tenant::list::run(client, out).await,
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
         Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,

@@ -2,7 +2,7 @@
 
 use domicile_api::views::Status;
 
-use crate::cell::list::table;
+use crate::cell::list::{problems, table};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -27,6 +27,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
         if !status.cells.is_empty() {
             writeln!(out.stdout)?;
             table(&status.cells, out)?;
+            problems(&status.cells, out)?;
         }
     }
     if status.leader.is_none() {

@@ -225,7 +225,9 @@ fn streaming(on: &Looked<'_>) -> Check {
         "standby-streaming",
         on.standby.streaming,
         "the standby streams",
-        format!("the standby in {to} does not stream: look at its walreceiver and the replication slot"),
+        on.standby.not_streaming.clone().unwrap_or_else(|| {
+            format!("the standby in {to} does not stream: look at its walreceiver and the replication slot")
+        }),
         format!("whether the standby in {to} streams is unknown: start its agent, or mend the way to it"),
     )
 }
@@ -275,7 +277,7 @@ fn loss_slot(on: &Looked<'_>) -> Check {
         "loss-slot",
         on.primary.and_then(|p| p.loss_slot),
         "the slot for listing lost transactions is there",
-        "the slot for listing lost transactions is missing on the primary: restart its agent, which makes it"
+        "the slot for listing lost transactions is missing on the primary or begins after what the standby has: its agent makes it; wait until the standby has streamed past it"
             .into(),
         "whether the slot for listing lost transactions exists is unknown: look at the primary's agent"
             .into(),

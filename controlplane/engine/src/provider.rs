@@ -44,6 +44,8 @@ pub struct Observation {
     pub checkpoint: Option<Lsn>,
     /// On a standby: its walreceiver streams. On a primary: its standby streams from it.
     pub streaming: Option<bool>,
+    /// On a standby that does not stream: why, and what to do, in a sentence.
+    pub not_streaming: Option<String>,
     /// The commanded fence in force, by its handover token, and whether the stop was clean.
     pub fence: Option<(HandoverToken, bool)>,
     /// The highest token seen.

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::moves::LossPreview;
-use domicile_api::views::LagView;
+use domicile_api::views::{HealthView, LagView};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, CellId, FenceConstants, RegionId};
 
 use crate::lossmath::{self, Moment, millis};
-use crate::provider::{Databases, PrimarySample, Sample, StandbySample};
+use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
 
 /// Samples kept as they come: five minutes at four a second.
 const FINE: usize = 1_200;
@@ -23,6 +23,9 @@ const SPACING: Duration = Duration::from_secs(10);
 const COARSE: usize = 2_880;
 /// A sample that takes longer counts as none.
 const MOST: Duration = Duration::from_secs(3);
+
+/// How often the databases of a cell are looked at whole.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// The samples of all cells.
 pub struct Sampler {
@@ -39,12 +42,21 @@ struct History {
     fine: VecDeque<PrimarySample>,
     standby: Option<StandbySample>,
     busy: bool,
+    looks: Looks,
+}
+
+/// What was wrong when the databases of a cell were last looked at whole.
+#[derive(Debug, Clone, Default)]
+struct Looks {
+    began: Option<BootTime>,
+    seen: Option<(BootTime, Vec<String>)>,
 }
 
 impl History {
     fn take(&mut self, holder: &RegionId, sample: Sample) {
         if self.holder.as_ref() != Some(holder) {
-            *self = Self { holder: Some(holder.clone()), busy: self.busy, ..Self::default() };
+            let looks = std::mem::take(&mut self.looks);
+            *self = Self { holder: Some(holder.clone()), busy: self.busy, looks, ..Self::default() };
         }
         if let Some(primary) = sample.primary {
             // Numbers that fall belong to another server, or another timeline.
@@ -93,6 +105,19 @@ impl Sampler {
     /// While nobody holds a cell it may be left out: its history stays, a forced move needs it.
     pub fn tick(self: &Arc<Self>, cells: &[(Cell, RegionId)]) {
         for (cell, holder) in cells {
+            let now = self.clock.now();
+            let due = self.with(|known| {
+                let looks = &mut known.entry(cell.id.clone()).or_default().looks;
+                let due = looks.began.is_none_or(|began| now.since(began) >= LOOK);
+                if due {
+                    looks.began = Some(now);
+                }
+                due
+            });
+            if due {
+                let (sampler, cell, holder) = (self.clone(), cell.clone(), holder.clone());
+                tokio::spawn(async move { sampler.look(&cell, &holder).await });
+            }
             let idle = self.with(|known| {
                 let history = known.entry(cell.id.clone()).or_default();
                 !std::mem::replace(&mut history.busy, true)
@@ -112,6 +137,38 @@ impl Sampler {
             history.busy = false;
             history.take(holder, sample.unwrap_or_default());
         });
+    }
+
+    /// Looks at both databases of a cell for what is wrong with them.
+    async fn look(&self, cell: &Cell, holder: &RegionId) {
+        let asked = self.clock.now();
+        let one = async |region: &RegionId| {
+            let look = tokio::time::timeout(MOST, self.databases.observe(cell, region)).await;
+            let mut seen = look.unwrap_or_else(|_| Observation {
+                problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
+                ..Observation::default()
+            });
+            seen.problems.extend(seen.not_streaming);
+            seen.problems
+        };
+        let other = async {
+            match cell.other(holder) {
+                Some(other) => one(other).await,
+                None => Vec::new(),
+            }
+        };
+        let (mut problems, others) = futures::join!(one(holder), other);
+        problems.extend(others);
+        self.with(|known| known.entry(cell.id.clone()).or_default().looks.seen = Some((asked, problems)));
+    }
+
+    /// What was wrong with the databases of a cell when they were last looked at, and how long ago that was. None: they
+    /// never were.
+    #[must_use]
+    pub fn health(&self, cell: &CellId) -> Option<HealthView> {
+        let now = self.clock.now();
+        let (asked, problems) = self.with(|known| known.get(cell)?.looks.seen.clone())?;
+        Some(HealthView { age_ms: millis(now.since(asked)), problems })
     }
 
     /// How far the standby of a cell is behind. None: the cell was never sampled.

@@ -119,13 +119,15 @@ impl Engine {
             .await
     }
 
-    /// Starts building a standby for a cell that has lost its own. `by` stands in the log.
+    /// Starts building a standby for a cell that has lost its own; `also` are writes that stand or fall with the start.
+    /// `by` stands in the log.
     ///
     /// # Errors
     /// When the cell is moved or has no database, or its other server takes writes.
     pub async fn reprotect(
         &self,
         cell: &CellId,
+        also: Vec<Op>,
         by: &str,
         leadership: &Leadership,
         world: &World,
@@ -154,7 +156,7 @@ impl Engine {
             tenants: Vec::new(),
             reason: String::new(),
         };
-        let own = (MoveId::new(), Vec::new());
+        let own = (MoveId::new(), also);
         let facts = MoveFacts::default();
         self.claim(own, MoveKind::Reprotect, request, from, by, facts, &snapshot, leadership, world).await
     }

@@ -23,6 +23,7 @@ pub fn cell(current: &Current, cell: &Cell, lag: Option<LagView>) -> CellView {
         witnesses: placement.map(|p| p.witnesses.members.iter().cloned().collect()).unwrap_or_default(),
         tenants: current.tenants_of.get(&cell.id).map(|t| t.iter().cloned().collect()).unwrap_or_default(),
         lag,
+        health: None,
         moving: current.moves.get(&cell.id).map(ToString::to_string),
     }
 }

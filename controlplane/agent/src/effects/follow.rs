@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::os::sync_dir;
 use crate::pg::control::Control;
 use crate::pg::server::Kind;
+use crate::pg::words::Words;
 use crate::pg::{access, local};
 
 /// How long a started standby may take until it streams before another way is taken.
@@ -82,7 +83,15 @@ impl Agent {
             return Ok(How::Rebuild);
         }
         if self.is_standby_directory() {
-            return Ok(if memory.unattachable { How::Rewind } else { How::Attach });
+            // A rewind brings no log that the upstream has removed, and a standby has nothing that nobody read.
+            let gone = matches!(self.last_words(), Some(Words::Gone(_))) && !self.streams().await;
+            return Ok(if gone || memory.unrewindable {
+                How::Rebuild
+            } else if memory.unattachable {
+                How::Rewind
+            } else {
+                How::Attach
+            });
         }
         let control = Control::read(&self.owner, &self.config.data_dir).await?;
         let Some(fork) = order.fork else {
@@ -150,12 +159,17 @@ impl Agent {
         self.ready(Kind::Standby, ATTACH).await?;
         while !self.streams().await {
             if self.clock.now() > give_up {
-                self.disk.change(|m| m.unattachable = how != How::Rebuild)?;
+                self.disk.change(|m| {
+                    m.unattachable = how != How::Rebuild;
+                    m.unrewindable = how == How::Rewind;
+                })?;
+                let words = self.last_words();
                 return Err(Failure::machine(format!(
-                    "it runs as a standby but does not stream from {} within {} s; the log is {}",
+                    "it runs as a standby but does not stream from {} within {} s ({}); the log is {}",
                     upstream.dial,
                     ATTACH.as_secs(),
-                    self.config.state_dir().join("postgresql.log").display()
+                    words.as_ref().map_or("it says nothing", Words::line),
+                    self.log().display()
                 ))
                 .hint(
                     "check the way to the upstream, its slot and the replication password, then follow again",
@@ -163,16 +177,26 @@ impl Agent {
             }
             pause(Duration::from_millis(50)).await;
         }
-        self.disk.change(|m| m.unattachable = false)
+        self.disk.change(|m| (m.unattachable, m.unrewindable) = (false, false))
     }
 
+    /// Whether it streams, and goes on streaming: one that is refused at once looks for a moment as if it did, over and
+    /// over again.
     async fn streams(&self) -> bool {
         const PATIENCE: Duration = Duration::from_secs(1);
+        const RECEIVER: &str = "SELECT pid::text FROM pg_stat_wal_receiver WHERE status = 'streaming'";
         let asked = async {
             let mut connection = local::connect(&self.config, PATIENCE).await?;
-            local::live(&mut connection, PATIENCE).await
+            let first = local::value(&mut connection, RECEIVER, PATIENCE).await?;
+            if first.is_none() {
+                return Ok(false);
+            }
+            // Longer than the pause between two tries to stream.
+            pause(Duration::from_millis(300)).await;
+            let second = local::value(&mut connection, RECEIVER, PATIENCE).await?;
+            Ok::<_, Failure>(first == second)
         };
-        asked.await.is_ok_and(|live| live.in_recovery && live.streaming)
+        asked.await.unwrap_or(false)
     }
 
     /// Stops whatever runs, cleanly if it can be had.

@@ -85,36 +85,58 @@ pub(crate) async fn name_rows(connection: &mut PgConnection) -> Result<(), Failu
     Ok(())
 }
 
-/// Moves the loss slot up to what the standby has replayed, never past it. Returns what is wrong, if anything.
-pub(crate) async fn advance(
-    connection: &mut PgConnection,
-    physical: &str,
-) -> Result<Option<String>, Failure> {
+/// How the slots were found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What is wrong with the one for losses.
+    pub(crate) losses: Option<String>,
+    /// What is wrong with the standby's.
+    pub(crate) standby: Option<String>,
+    /// The standby streams and has replayed all that the loss slot does not keep.
+    pub(crate) covered: bool,
+}
+
+/// Moves the loss slot up to what the standby has replayed, never past it. Slots that are missing or were given up are
+/// made again, and that is said.
+pub(crate) async fn advance(connection: &mut PgConnection, config: &AgentConfig) -> Result<Found, Failure> {
+    let physical = &config.slot;
     let sql = format!(
-        "SELECT l.confirmed_flush_lsn::text, l.wal_status, r.replay_lsn::text
- FROM pg_replication_slots l
+        "SELECT l.confirmed_flush_lsn::text, l.wal_status, r.replay_lsn::text, p.wal_status, (l IS NULL)::text,
+ current_setting('max_slot_wal_keep_size')
+ FROM (SELECT) AS one
+ LEFT JOIN pg_replication_slots l ON l.slot_name = '{LOSS_SLOT}'
  LEFT JOIN pg_replication_slots p ON p.slot_name = '{physical}'
- LEFT JOIN pg_stat_replication r ON r.pid = p.active_pid AND r.state = 'streaming'
- WHERE l.slot_name = '{LOSS_SLOT}'"
+ LEFT JOIN pg_stat_replication r ON r.pid = p.active_pid AND r.state = 'streaming'"
     );
-    let Some(found) = row(connection, sql, PATIENCE).await? else {
+    let row = row(connection, sql, PATIENCE).await?.unwrap_or_default();
+    let at = |i: usize| row.get(i).cloned().flatten();
+    let given_up = |i: usize| at(i).as_deref() == Some("lost");
+    let limit = at(5).unwrap_or_else(|| format!("{} MiB", config.slot_keep_mib));
+    let unlisted = "transactions from before that, if the standby lacks them, could not be listed after a forced move; this ends when the standby has replayed them";
+    let mut found = Found::default();
+    if at(4).as_deref() == Some("true") {
+        found.losses = Some(format!("the slot {LOSS_SLOT} was missing and was made again: {unlisted}"));
+    } else if given_up(1) {
+        found.losses = Some(format!(
+            "the slot {LOSS_SLOT} was given up, for it would have kept more than max_slot_wal_keep_size ({limit}); it was made again: {unlisted}"
+        ));
+    }
+    if given_up(3) {
+        found.standby = Some(format!(
+            "the standby's slot {physical} was given up, for the standby was away or slow while more than max_slot_wal_keep_size ({limit}) was written; if it does not stream again, build it anew with `domicile cell reprotect {}`",
+            config.cell
+        ));
+    }
+    if found.losses.is_some() || found.standby.is_some() {
         slots(connection, physical).await?;
-        return Ok(Some(format!(
-            "the slot {LOSS_SLOT} was missing and was made again: earlier losses could not be listed"
-        )));
-    };
-    let at = |i: usize| found.get(i).cloned().flatten();
-    if at(1).as_deref() == Some("lost") {
-        slots(connection, physical).await?;
-        return Ok(Some(format!(
-            "the slot {LOSS_SLOT} had kept more than max_slot_wal_keep_size and was given up; it was made again"
-        )));
+        return Ok(found);
     }
     let lsn = |i: usize| at(i).and_then(|t| t.parse::<Lsn>().ok());
-    let (Some(confirmed), Some(replayed)) = (lsn(0), lsn(2)) else { return Ok(None) };
+    let (Some(confirmed), Some(replayed)) = (lsn(0), lsn(2)) else { return Ok(found) };
+    found.covered = replayed >= confirmed;
     if replayed > confirmed {
         let sql = format!("SELECT pg_replication_slot_advance('{LOSS_SLOT}', '{replayed}')");
         execute(connection, sql, PATIENCE).await?;
     }
-    Ok(None)
+    Ok(found)
 }

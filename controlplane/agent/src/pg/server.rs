@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,13 +32,18 @@ struct Child {
     supervisor: i32,
     /// Lines to the supervisor; its end tells the supervisor that the agent is gone.
     words: OwnedFd,
-    exited: watch::Receiver<bool>,
+    /// The supervisor's exit code, once it has ended; 1 where a signal ended it.
+    exited: watch::Receiver<Option<i32>>,
+    /// How long the log was before this run.
+    log_from: u64,
 }
 
 /// The server's process, if it runs.
 pub(crate) struct Server {
     data_dir: PathBuf,
     child: Mutex<Option<Child>>,
+    /// This agent killed the present run.
+    killed: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,12 +52,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Server {
     pub(crate) fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, child: Mutex::new(None) }
+        Self { data_dir, child: Mutex::new(None), killed: AtomicBool::new(false) }
     }
 
     /// Whether the supervisor runs, and so, as far as anyone can tell, the server.
     pub(crate) fn alive(&self) -> bool {
-        lock(&self.child).as_ref().is_some_and(|c| !*c.exited.borrow())
+        lock(&self.child).as_ref().is_some_and(|c| c.exited.borrow().is_none())
+    }
+
+    /// How the last run ended, if it ended and this agent did not kill it: the supervisor's exit code.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        let code = lock(&self.child).as_ref().and_then(|c| *c.exited.borrow());
+        code.filter(|_| !self.killed.load(Ordering::SeqCst))
+    }
+
+    /// Where the part of the log begins that this run wrote, in bytes.
+    pub(crate) fn log_from(&self) -> Option<u64> {
+        lock(&self.child).as_ref().map(|c| c.log_from)
     }
 
     /// Starts it, with nobody but the agent let in. Returns at once.
@@ -98,6 +115,7 @@ impl Server {
             .open(&log_path)
             .and_then(|f| Ok((f.try_clone()?, f)))
             .map_err(|e| Failure::machine(format!("{} can't be written: {e}", log_path.display())))?;
+        let log_from = log.0.metadata().map_or(0, |m| m.len());
         let mut command = tokio::process::Command::new(&argv[0]);
         command
             .args(&argv[1..])
@@ -118,13 +136,14 @@ impl Server {
             .map_err(failed)?;
         // A supervisor that was stopped must not be able to stop the agent by a full pipe.
         rustix::fs::fcntl_setfl(&words, rustix::fs::OFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
-        let (tell, exited) = watch::channel(false);
+        let (tell, exited) = watch::channel(None);
         tokio::spawn(async move {
             let status = child.wait().await;
             tracing::info!(?status, "the supervisor of PostgreSQL ended");
-            tell.send_replace(true);
+            tell.send_replace(Some(status.ok().and_then(|s| s.code()).unwrap_or(1)));
         });
-        *lock(&self.child) = Some(Child { supervisor, words, exited });
+        self.killed.store(false, Ordering::SeqCst);
+        *lock(&self.child) = Some(Child { supervisor, words, exited, log_from });
         Ok(())
     }
 
@@ -147,10 +166,11 @@ impl Server {
 
     /// Kills all of it at once. Blocks for some milliseconds. Returns how many processes would not die.
     pub(crate) fn kill(&self) -> usize {
+        self.killed.store(true, Ordering::SeqCst);
         let left = kill_server(&self.data_dir, Duration::from_secs(2));
         // Before it has changed to its directory it is found only as the supervisor's child, and dies with it.
         if let Some(child) = lock(&self.child).take()
-            && !*child.exited.borrow()
+            && child.exited.borrow().is_none()
         {
             signal(child.supervisor, Signal::KILL);
         }
@@ -165,7 +185,8 @@ impl Server {
         let ended = async {
             // The signal is lost if the postmaster had not installed its handlers yet: send it again.
             loop {
-                match tokio::time::timeout(Duration::from_millis(500), exited.wait_for(|e| *e)).await {
+                match tokio::time::timeout(Duration::from_millis(500), exited.wait_for(Option::is_some)).await
+                {
                     Ok(_) => return,
                     Err(_) => self.signal(Signal::INT),
                 };
@@ -202,6 +223,8 @@ fn settings(config: &AgentConfig, kind: Kind, upstream: Option<&Upstream>) -> Ve
     set("wal_retrieve_retry_interval", "200ms".into());
     set("wal_receiver_status_interval", "1s".into());
     set("logging_collector", "off".into());
+    // The agent tells people why the server failed, by its log.
+    set("lc_messages", "C".into());
     if kind == Kind::Sealed {
         set("max_logical_replication_workers", "0".into());
         set("autovacuum", "off".into());

@@ -41,6 +41,33 @@ pub(crate) fn table(cells: &[CellView], out: &mut Out) -> Result<(), Failure> {
     out.table(&["CELL", "SERVED FROM", "STANDBY", "PHASE", "EPOCH", "BEHIND", "TENANTS", "MOVE"], rows)
 }
 
+/// A look at the databases that is older than this counts as none.
+const FRESH_MS: u64 = 15_000;
+
+/// What is wrong with the databases of cells, a line each; what is not known is said to be unknown.
+pub(crate) fn problems(cells: &[CellView], out: &mut Out) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = cells
+        .iter()
+        .filter(|c| c.lag.is_some() || c.health.is_some())
+        .flat_map(|c| {
+            let said = match &c.health {
+                Some(health) if health.age_ms <= FRESH_MS => health.problems.clone(),
+                Some(health) => vec![format!(
+                    "its databases were last looked at {} ago: what is wrong now is unknown; ask another control plane",
+                    millis(health.age_ms)
+                )],
+                None => vec!["its databases were not looked at yet: ask again in some seconds".to_owned()],
+            };
+            said.into_iter().map(|problem| vec![c.id.to_string(), problem])
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out.stdout)?;
+    out.table(&["CELL", "WHAT IS WRONG"], rows)
+}
+
 /// How far the standby is behind, in a few words; what is not known is called unknown.
 pub(crate) fn lag(lag: &LagView) -> String {
     let age = lag.data_age_ms.map_or_else(|| "unknown".into(), millis);

@@ -1,4 +1,5 @@
 //! `domicile cell …`
 
 pub mod list;
+pub mod reprotect;
 pub mod show;

@@ -3,7 +3,7 @@
 use domicile_api::views::CellView;
 use domicile_model::CellId;
 
-use crate::cell::list::lag;
+use crate::cell::list::{lag, problems};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -45,5 +45,6 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
         ));
     }
     out.pairs(&pairs)?;
+    problems(std::slice::from_ref(&cell), out)?;
     Ok(Exit::Ok)
 }

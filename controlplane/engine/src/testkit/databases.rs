@@ -84,6 +84,7 @@ impl Databases for FakeDatabases {
             replayed: server.standby.then(|| lsn(server.flushed)),
             checkpoint: Some(lsn(server.checkpoint)),
             streaming: Some(server.streaming),
+            not_streaming: None,
             fence: server.fence.clone(),
             highest: server.highest.clone(),
             follow: server.follow.clone(),

@@ -40,7 +40,7 @@ pub(super) async fn begin(sim: &Sim, engine: &Arc<Engine>, kind: MoveKind, lead:
             let b = world.servers.get_mut(&region(B)).unwrap();
             (b.standby, b.streaming) = (false, false);
         }
-        return engine.reprotect(&sim.cell.id, "an operator", lead, &sim.registry).await.unwrap();
+        return engine.reprotect(&sim.cell.id, Vec::new(), "an operator", lead, &sim.registry).await.unwrap();
     }
     sim.world().planned = kind == MoveKind::Switchover;
     engine.request(&ask(sim, kind), "an operator", lead, &sim.registry).await.unwrap()

@@ -95,7 +95,7 @@ impl Databases for PostgresDatabases {
                 "the agent at {} is for cell {} in {}, not for {} in {region}: check regions.toml",
                 endpoint.agent, state.cell, state.region, cell.id
             )),
-            Ok(state) => take_state(&mut seen, state),
+            Ok(state) => take_state(&mut seen, state, &format!("the database of {} in {region}", cell.id)),
             Err(e) => seen.problems.push(format!("the agent of {} in {region}: {e}", cell.id)),
         }
         match looked {
@@ -227,7 +227,8 @@ impl Databases for PostgresDatabases {
     }
 }
 
-fn take_state(seen: &mut Observation, state: AgentState) {
+/// `place`: what its problems are about.
+fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     seen.reachable = true;
     seen.writable = Some(matches!(state.running, Running::Open | Running::Private));
     seen.standby = Some(state.running == Running::Standby);
@@ -238,6 +239,7 @@ fn take_state(seen: &mut Observation, state: AgentState) {
     seen.replayed = state.replayed;
     seen.checkpoint = state.checkpoint;
     seen.streaming = state.streaming;
+    seen.not_streaming = state.not_streaming.map(|why| format!("{place}: {why}"));
     seen.fence = state.fence.map(|f| (f.handover, f.clean));
     seen.highest = state.highest;
     let job = |p: domicile_api::agent::Progress| Job {
@@ -251,5 +253,5 @@ fn take_state(seen: &mut Observation, state: AgentState) {
     };
     seen.follow = state.follow.map(job);
     seen.losses = state.losses.map(job);
-    seen.problems = state.problems;
+    seen.problems = state.problems.iter().map(|problem| format!("{place}: {problem}")).collect();
 }

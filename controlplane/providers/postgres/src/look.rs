@@ -42,11 +42,14 @@ impl Look {
 }
 
 /// The slot counts as good only if the standby has all that came before its position: else what lies between would be
-/// lost and not listed.
+/// lost and not listed. Of a standby that is away its own slot tells what it has; made again it begins before the loss
+/// slot, and so counts as lacking something until the standby has streamed past that.
 const LOOK: &str = "SELECT r,
  CASE WHEN NOT r THEN EXISTS (SELECT FROM pg_replication_slots l WHERE l.slot_name = 'domicile_losses'
   AND l.wal_status IS DISTINCT FROM 'lost' AND NOT EXISTS (SELECT FROM pg_stat_replication s
-   WHERE s.state = 'streaming' AND s.flush_lsn < l.confirmed_flush_lsn)) END,
+   WHERE s.state = 'streaming' AND s.flush_lsn < l.confirmed_flush_lsn)
+  AND NOT EXISTS (SELECT FROM pg_replication_slots p WHERE p.slot_name = $1 AND NOT p.active
+   AND (p.restart_lsn IS NULL OR p.restart_lsn < l.confirmed_flush_lsn))) END,
  (SELECT count(*) FROM pg_prepared_xacts),
  current_setting('data_checksums') = 'on' OR current_setting('wal_log_hints') = 'on',
  CASE WHEN r THEN EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')
@@ -64,7 +67,11 @@ pub(crate) async fn look(
     let at = address(provider, cell, region)?;
     let asked = async {
         let mut connection = connect(provider, cell, region).await?;
-        let row = sqlx::query(LOOK).fetch_one(&mut connection).await.map_err(|e| LookError::sql(at, &e))?;
+        let row = sqlx::query(LOOK)
+            .bind(&provider.config.slot)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|e| LookError::sql(at, &e))?;
         connection.close().await.ok();
         let lsn = |i: usize| row.try_get::<Option<String>, _>(i).ok().flatten().and_then(|t| t.parse().ok());
         Ok(Look {

@@ -38,7 +38,8 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Status>, 
 
 fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellView {
     let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
-    views::cell(current, cell, lag)
+    let health = cell.database.as_ref().and_then(|_| app.engine.sampler().health(&cell.id));
+    CellView { health, ..views::cell(current, cell, lag) }
 }
 
 pub(crate) async fn regions(State(app): State<Arc<App>>) -> Result<Json<Vec<RegionView>>, Refusal> {

@@ -30,6 +30,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let changes = Router::new()
         .route("/v1/apply", post(fleet::apply))
         .route("/v1/moves", post(moves::start))
+        .route("/v1/cells/{id}/reprotect", post(moves::reprotect))
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
         .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));

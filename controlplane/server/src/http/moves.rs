@@ -14,8 +14,8 @@ use domicile_api::moves::{MovePlan, MoveRequest, MoveView, RetryRequest};
 use domicile_api::problem::Problem;
 use domicile_engine::MoveError;
 use domicile_engine::engine::Consent;
-use domicile_model::MoveId;
 use domicile_model::clock::pause;
+use domicile_model::{CellId, MoveId};
 use domicile_store::StoreError;
 use futures::stream::{self, Stream};
 use http::{HeaderMap, StatusCode, header};
@@ -163,6 +163,25 @@ fn ended<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
             .hint("see the control plane's log; `domicile failover list` shows whether the move stands")
             .into()
     })
+}
+
+/// Builds the standby of a cell. On the leader only.
+pub(crate) async fn reprotect(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+) -> Result<Response, Refusal> {
+    let cell: CellId = text.parse().map_err(|_| missing("cell", &text, "cell list"))?;
+    let led = app.led().ok_or_else(no_leader)?;
+    let task = tokio::spawn(async move {
+        let _turn = app.changes.lock().await;
+        let audit = AuditEntry::now(&by.0, &app.name, "re-protect", vec![format!("cell {cell}")]).write();
+        let id = app.engine.reprotect(&cell, vec![audit], &by.0, &led.leadership, &led.world).await?;
+        view(&app, id).await
+    });
+    let view = ended(task.await)??;
+    let location = format!("/v1/moves/{}", view.id);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(view)).into_response())
 }
 
 pub(crate) async fn retry(

@@ -5,11 +5,12 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 16] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 17] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
     ("get", "/v1/cells/{id}", "One cell.", None),
+    ("post", "/v1/cells/{id}/reprotect", "Builds the cell's standby: attached, rewound or anew.", None),
     ("get", "/v1/tenants", "All tenants.", None),
     ("get", "/v1/tenants/{id}", "One tenant.", None),
     ("get", "/v1/tenants/{id}/route", "Where a request of the tenant goes now, and why.", None),
