@@ -15,16 +15,34 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use domicile_model::SecretRef;
+use domicile_model::clock::pause;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Row};
+use sqlx::{Executor, PgPool, Row, SqlSafeStr};
 
 /// The most that an upload may hold.
 const UPLOAD: usize = 64 << 20;
 /// The longest that a request waits for a connection to the database.
 const ACQUIRE: Duration = Duration::from_secs(3);
+/// The most connections.
+const MOST: u32 = 10;
+/// So many are kept open and ready, on a standby too: a session there survives the promotion, so those who waited for
+/// a move need not wait for connections as well. Each of those begins with thousands of hashes (SCRAM).
+pub const WARM: usize = 8;
+/// How often they are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+const INSERT: &str =
+    "INSERT INTO public.encounters (tenant_id, key, patient, content) VALUES ($1, $2, $3, $4)
+ ON CONFLICT DO NOTHING
+ RETURNING content, (SELECT system_identifier::text FROM pg_control_system()),
+ pg_walfile_name(pg_current_wal_insert_lsn())";
+
+const SELECT: &str = "SELECT content, (SELECT system_identifier::text FROM pg_control_system()),
+ CASE WHEN pg_is_in_recovery() THEN '00000000' ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END
+ FROM public.encounters WHERE tenant_id = $1 AND key = $2";
 
 /// How to start it.
 #[derive(Debug, Clone, clap::Args)]
@@ -127,13 +145,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .username(&options.user)
         .password(&password);
     // A connection is tried before BEGIN, so that one that died with the old primary costs a reconnect and no answer.
-    // Few of them: each begins with thousands of hashes (SCRAM), and after a move all begin at once. 24 kept two cores
-    // of an unoptimized build busy for longer than anyone waits for a connection.
+    // Few of them: where none is warm, all begin at once. 24 kept two cores of an unoptimized build busy for longer than
+    // anyone waits for a connection.
     let pool = PgPoolOptions::new()
-        .max_connections(8)
+        .max_connections(MOST)
         .acquire_timeout(ACQUIRE)
         .test_before_acquire(true)
         .connect_lazy_with(connect);
+    tokio::spawn(keep_warm(pool.clone()));
     let clinic = Clinic { pool, region: options.region };
     let routes = Router::new()
         .route("/encounters", post(write))
@@ -145,6 +164,30 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen at {}", options.listen))?;
     axum::serve(listener, routes).await.context("the application has ended")
+}
+
+/// Looks after the warm connections, for ever. The pool's own minimum is looked at every ten minutes only, and gives up
+/// on a database that is away.
+async fn keep_warm(pool: PgPool) {
+    loop {
+        if let Err(error) = warm(&pool).await {
+            tracing::debug!(%error, "no warm connections now");
+        }
+        pause(LOOK).await;
+    }
+}
+
+/// Takes so many at once that each is another one, which opens what is missing and replaces what has died.
+async fn warm(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut taken = Vec::with_capacity(WARM);
+    for _ in 0..WARM {
+        let mut connection = pool.acquire().await?;
+        // Kept by the connection, as every statement of a request is: done once.
+        connection.prepare(INSERT.into_sql_str()).await?;
+        connection.prepare(SELECT.into_sql_str()).await?;
+        taken.push(connection);
+    }
+    Ok(())
 }
 
 async fn write(
@@ -184,19 +227,14 @@ pub fn upload_content(sha256: &str, length: usize) -> String {
 async fn insert(clinic: &Clinic, headers: &HeaderMap, new: NewEncounter) -> Result<Response, Failure> {
     let tenant = tenant(headers)?;
     let mut transaction = clinic.pool.begin().await?;
-    let row = sqlx::query(
-        "INSERT INTO public.encounters (tenant_id, key, patient, content) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING
-         RETURNING content, (SELECT system_identifier::text FROM pg_control_system()),
-         pg_walfile_name(pg_current_wal_insert_lsn())",
-    )
-    .bind(tenant)
-    .bind(&new.key)
-    .bind(&new.patient)
-    .bind(&new.content)
-    .fetch_optional(&mut *transaction)
-    .await?
-    .ok_or(Failure::Taken)?;
+    let row = sqlx::query(INSERT)
+        .bind(tenant)
+        .bind(&new.key)
+        .bind(&new.patient)
+        .bind(&new.content)
+        .fetch_optional(&mut *transaction)
+        .await?
+        .ok_or(Failure::Taken)?;
     let answer = answer(clinic, headers, new.key, &row)?;
     transaction.commit().await?;
     Ok((StatusCode::CREATED, Json(answer)).into_response())
@@ -208,16 +246,12 @@ async fn read(
     Path(key): Path<String>,
 ) -> Result<Response, Failure> {
     let tenant = tenant(&headers)?;
-    let row = sqlx::query(
-        "SELECT content, (SELECT system_identifier::text FROM pg_control_system()),
-         CASE WHEN pg_is_in_recovery() THEN '00000000' ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END
-         FROM public.encounters WHERE tenant_id = $1 AND key = $2",
-    )
-    .bind(tenant)
-    .bind(&key)
-    .fetch_optional(&clinic.pool)
-    .await?
-    .ok_or(Failure::Unknown)?;
+    let row = sqlx::query(SELECT)
+        .bind(tenant)
+        .bind(&key)
+        .fetch_optional(&clinic.pool)
+        .await?
+        .ok_or(Failure::Unknown)?;
     Ok(Json(answer(&clinic, &headers, key, &row)?).into_response())
 }
 

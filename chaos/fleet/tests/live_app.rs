@@ -24,9 +24,19 @@ struct Clinic {
 async fn clinic() -> Clinic {
     let home = postgres::home().unwrap();
     let (data, address) = (home.path().join("data"), ports::free_address().unwrap());
-    let spec = postgres::Spec { schema: SCHEMA.into(), ..postgres::Spec::default() };
+    let spec = spec();
     postgres::prepare_primary(&data, &spec).unwrap();
     let server = postgres::Postgres::start(&data, address).unwrap();
+    clinic_at(home, server, &spec).await
+}
+
+fn spec() -> postgres::Spec {
+    postgres::Spec { schema: SCHEMA.into(), ..postgres::Spec::default() }
+}
+
+/// The application at this server.
+async fn clinic_at(home: tempfile::TempDir, server: postgres::Postgres, spec: &postgres::Spec) -> Clinic {
+    let address = server.address();
     let secret = home.path().join("password");
     std::fs::write(&secret, &spec.app_password).unwrap();
     let password = format!("file:{}", secret.display());
@@ -48,7 +58,7 @@ async fn clinic() -> Clinic {
         cell: "c".into(),
         region: "us-east-1".into(),
         address,
-        name: spec.database,
+        name: spec.database.clone(),
         user: "app".into(),
         password: SecretRef::new(&password).unwrap(),
     };
@@ -111,4 +121,40 @@ async fn a_lost_database_is_said_and_a_returned_one_is_used() {
     clinic.server = Some(postgres::Postgres::start(&data, address).unwrap());
     // The very first one: connections that died with the server cost a reconnect and no answer.
     assert_eq!(write(&clinic, "k3").await.unwrap().status(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_were_warm_on_a_standby_write_after_its_promotion() {
+    const SLOT: &str = "follower";
+    let home = postgres::home().unwrap();
+    let (primary, standby) = (home.path().join("primary"), home.path().join("standby"));
+    let (at, upstream) = (ports::free_address().unwrap(), ports::free_address().unwrap());
+    let spec = spec();
+    postgres::prepare_primary(&primary, &spec).unwrap();
+    postgres::prepare_standby(&primary, &standby, upstream, SLOT, &spec).unwrap();
+    let primary = postgres::Postgres::start(&primary, upstream).unwrap();
+    let slot = format!("SELECT pg_create_physical_replication_slot('{SLOT}')");
+    primary.superuser("postgres", &slot).unwrap();
+    let clinic = clinic_at(home, postgres::Postgres::start(&standby, at).unwrap(), &spec).await;
+    let standby = clinic.server.as_ref().unwrap();
+    let sessions = || {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' ORDER BY pid";
+        standby.superuser("postgres", sql).unwrap()
+    };
+    let warm = || async { sessions().lines().count() >= app::WARM };
+    wait::eventually(LONG, "the application is warm on the standby", warm).await.unwrap();
+    let before = sessions();
+
+    primary.stop().unwrap();
+    assert_eq!(standby.superuser("postgres", "SELECT pg_promote()").unwrap(), "t");
+    // All at once, as those come that a move has held.
+    let writes =
+        (0..app::WARM).map(|n| clinic.post(&format!("k{n}"), "well").header("domicile-tenant", "t").send());
+    for answer in futures::future::join_all(writes).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 201);
+        assert_eq!(answer.json::<Answer>().await.unwrap().timeline, 2, "the promoted one has written it");
+    }
+    assert_eq!(sessions(), before, "the sessions from before the promotion have written, and no other");
+    assert_eq!(oracle::stored(&clinic.access).await.unwrap().len(), app::WARM);
 }
