@@ -35,11 +35,9 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     lead_from_the_region_that_dies(stage).await?;
     let load = stage.load(Shape::demo()).await?;
     pause(Duration::from_secs(2)).await;
-    stage.say(&format!(
-        "$ domicile-chaos link limit database-{DEAD} database-{DR} --bytes {SLOW_BYTES_PER_S}"
-    ));
     let act = LinkAct::Limit { bytes_per_s: SLOW_BYTES_PER_S };
     let (from, to) = (format!("database-{DEAD}"), format!("database-{DR}"));
+    stage.say(&format!("$ domicile-chaos link limit {from} {to} --bytes {SLOW_BYTES_PER_S}"));
     stage.control().link(act, &from, &to, false).await?;
     pause(SLOW).await;
     stage.say(&format!("$ domicile-chaos region kill {DEAD}"));
@@ -52,8 +50,8 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     let accept = preview.consent_within(DECIDES).unwrap_or(total).to_string();
     stage.say(&format!("$ domicile failover start {CELL} --to {DR} --force --accept-loss {accept}"));
     let extra = ["--force", "--accept-loss", accept.as_str(), "--reason", "the region is gone"];
-    let started = stage.operator().start(CELL, DR, &extra).await?;
-    let id = started.id.to_string();
+    let started = stage.start_move(CELL, DR, &extra).await?;
+    let id = started.view.id.to_string();
     stage
         .operator()
         .follow(&id, SERVES, "the new region serves", |v| v.facts.serving_epoch.is_some())
@@ -87,6 +85,7 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
         fence_wait_ms: done.facts.fence_wait_ms,
         unprotected_ms: done.facts.unprotected_ms,
         reprotected_by: done.facts.reprotected_by.clone(),
+        starts_blocked: started.blocked,
     };
     judge(stage, &forced, &lost, report.transactions.len() as u64, total, fence_ms);
     Ok(forced)

@@ -1,5 +1,6 @@
 //! The operator: the very command line that a user would type, and nothing behind its back.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use domicile_api::agent::LossReport;
 use domicile_api::moves::{MovePlan, MoveStatus, MoveView};
 use domicile_api::views::Status;
 use domicile_chaos_kit::wait;
+use domicile_model::clock::{Clock, pause};
 use serde::de::DeserializeOwned;
 
 use crate::fleet::FleetFile;
@@ -16,8 +18,10 @@ use crate::fleet::commands::Programs;
 
 /// A command that takes longer has hung.
 const COMMAND: Duration = Duration::from_secs(60);
-/// How often a start that checks have blocked is tried.
-const TRIES: usize = 30;
+/// How long a start that checks have blocked is tried again: one that is still blocked then is no hiccup.
+const BLOCKED: Duration = Duration::from_secs(5);
+/// How far apart: the samples that checks look at come once a second.
+const AGAIN: Duration = Duration::from_secs(1);
 /// `EX_TEMPFAIL` of the documented exit codes: nobody leads yet, or the registry does not answer yet.
 const TEMPORARY: i32 = 75;
 /// No control plane could be reached.
@@ -29,6 +33,25 @@ pub struct Operator {
     program: PathBuf,
     servers: String,
     token: String,
+}
+
+/// A move that was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// It.
+    pub(super) view: MoveView,
+    /// How many times checks refused it before.
+    pub(super) blocked: u64,
+}
+
+/// A command that did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[error("`domicile {command}` ended with {code}: {said}")]
+struct Refused {
+    command: String,
+    code: i32,
+    /// What it printed on stderr.
+    said: String,
 }
 
 /// What a command printed.
@@ -74,7 +97,7 @@ impl Operator {
                 Ok(said) if matches!(said.code, TEMPORARY | UNAVAILABLE) => {
                     *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = said.err;
                     // A command that is started again at once is load of its own.
-                    domicile_model::clock::pause(Duration::from_millis(200)).await;
+                    pause(Duration::from_millis(200)).await;
                     None
                 }
                 other => Some(other),
@@ -88,7 +111,8 @@ impl Operator {
             }
         };
         if said.code != 0 {
-            bail!("`domicile {}` ended with {}: {}", args.join(" "), said.code, said.err.trim());
+            let (command, code) = (args.join(" "), said.code);
+            return Err(Refused { command, code, said: said.err.trim_end().to_owned() }.into());
         }
         serde_json::from_str(&said.out)
             .with_context(|| format!("`domicile {}` printed no such JSON: {}", args.join(" "), said.out))
@@ -134,23 +158,44 @@ impl Operator {
     }
 
     /// Starts a move; `extra` as on the command line. A check that blocks (a sample that came late on a busy machine)
-    /// is no failure: nothing was done, and an operator would look and try again.
+    /// is no failure at once: nothing was done, and an operator would look and try again. Each reason is said on stderr.
     ///
     /// # Errors
-    /// When it can't be started for any other reason, or is still blocked after half a minute.
+    /// When it can't be started for any other reason, or is still blocked after a few seconds.
     pub async fn start(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<MoveView> {
-        let mut last = None;
-        for _ in 0..TRIES {
+        Ok(self.start_telling(cell, to, extra, |line| eprintln!("{line}")).await?.view)
+    }
+
+    /// As [`Operator::start`], but tells `say` what blocks, each reason once.
+    pub(super) async fn start_telling(
+        &self,
+        cell: &str,
+        to: &str,
+        extra: &[&str],
+        mut say: impl FnMut(&str),
+    ) -> anyhow::Result<Started> {
+        let began = Clock::Machine.now();
+        let (mut blocked, mut said) = (0, BTreeSet::new());
+        loop {
             let key = uuid::Uuid::new_v4().to_string();
             let args = ["--json", "failover", "start", cell, "--to", to, "--yes", "--idempotency-key", &key];
-            match self.ask(&[&args, extra].concat()).await {
-                Ok(view) => return Ok(view),
-                Err(error) if error.to_string().contains("is blocked") => last = Some(error),
-                Err(error) => return Err(error),
+            let error = match self.ask(&[&args, extra].concat()).await {
+                Ok(view) => return Ok(Started { view, blocked }),
+                Err(error) => error,
+            };
+            let reasons = error.downcast_ref::<Refused>().and_then(|refused| blocking(&refused.said));
+            let Some(reasons) = reasons else { return Err(error) };
+            blocked += 1;
+            for (check, why) in reasons {
+                if said.insert((check.clone(), without_numbers(&why))) {
+                    say(&format!("  blocked by {check}: {why}"));
+                }
             }
-            domicile_model::clock::pause(Duration::from_secs(1)).await;
+            if Clock::Machine.now().since(began) >= BLOCKED {
+                return Err(error.context(format!("{cell} was asked to move {blocked} times in vain")));
+            }
+            pause(AGAIN).await;
         }
-        Err(last.unwrap_or_else(|| anyhow!("{cell} was never asked to move")))
     }
 
     /// What a forced move lost.
@@ -187,12 +232,51 @@ impl Operator {
                 }
                 Ok(_) => {
                     // A command per look: often enough to see each step, seldom enough not to be load.
-                    domicile_model::clock::pause(Duration::from_millis(150)).await;
+                    pause(Duration::from_millis(150)).await;
                     None
                 }
                 Err(error) => Some(Err(error)),
             }
         });
         found.await.map_err(|late| anyhow!("move {id}: {late}"))?
+    }
+}
+
+/// The checks that blocked and why, if that is what the command said. They stand before the sentence itself: the
+/// check's name on a line, then its reason, indented.
+fn blocking(said: &str) -> Option<Vec<(String, String)>> {
+    let lines: Vec<&str> = said.lines().collect();
+    lines.iter().find(|line| line.starts_with("error: ") && line.contains(" is blocked by "))?;
+    let pairs = lines.windows(2).filter_map(|pair| {
+        let why = pair[1].strip_prefix("  ").filter(|_| !pair[0].starts_with(' '))?;
+        Some((pair[0].to_owned(), why.trim().to_owned()))
+    });
+    Some(pairs.collect())
+}
+
+/// A reason says how late or how far something is: another number is no other reason.
+fn without_numbers(why: &str) -> String {
+    why.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_blocks_is_read_from_what_the_command_says() {
+        let said = "lag\n  the sample is 2300 ms old: wait\ngates\n  none in b\n\
+                    error: the move of cell a to b is blocked by 2 checks (said http://x)\nhint: mend them";
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let found = blocking(said).unwrap();
+        assert_eq!(found, [pair("lag", "the sample is 2300 ms old: wait"), pair("gates", "none in b")]);
+        assert_eq!(blocking("error: the cell is busy\nhint: wait"), None);
+        assert_eq!(blocking(""), None);
+    }
+
+    #[test]
+    fn a_number_makes_no_new_reason() {
+        assert_eq!(without_numbers("2300 ms old"), without_numbers("41 ms old"));
+        assert_ne!(without_numbers("2300 ms old"), without_numbers("2300 bytes behind"));
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use domicile_model::clock::{BootTime, Clock};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::operator::Operator;
+use super::operator::{Operator, Started};
 use super::routers;
 use crate::control::Control;
 use crate::fleet::{FleetFile, Kind};
@@ -92,6 +92,11 @@ impl Stage {
             self.say(&format!("  NOT TRUE: {what}"));
             self.broken.push(what.to_owned());
         }
+    }
+
+    /// Starts a move as the operator; what blocks it meanwhile is said.
+    pub(super) async fn start_move(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<Started> {
+        self.operator().start_telling(cell, to, extra, |line| self.say(line)).await
     }
 
     /// Starts users.

@@ -29,6 +29,8 @@ pub(super) struct Planned {
     pub(super) read_ms_p99: f64,
     pub(super) uploads_across_the_pause: u64,
     pub(super) unprotected_ms: Option<u64>,
+    /// How many times checks refused the move before it started.
+    pub(super) starts_blocked: u64,
 }
 
 /// A forced move under load.
@@ -48,6 +50,8 @@ pub(super) struct Forced {
     pub(super) fence_wait_ms: Option<u64>,
     pub(super) unprotected_ms: Option<u64>,
     pub(super) reprotected_by: Option<String>,
+    /// As in [`Planned`].
+    pub(super) starts_blocked: u64,
 }
 
 /// Life without registry and control plane.

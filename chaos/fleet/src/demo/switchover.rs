@@ -31,8 +31,8 @@ async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
     let held_before = stage.held().await;
     pause(Duration::from_secs(2)).await;
     stage.say(&format!("$ domicile failover start {CELL} --to {to}"));
-    let started = stage.operator().start(CELL, to, &[]).await?;
-    let id = started.id.to_string();
+    let started = stage.start_move(CELL, to, &[]).await?;
+    let id = started.view.id.to_string();
     let done = stage
         .operator()
         .follow(&id, MOVE, "the move is done", |view| view.status == MoveStatus::Done)
@@ -63,6 +63,7 @@ async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
         read_ms_p99: numbers.read_ms_p99,
         uploads_across_the_pause: across,
         unprotected_ms: done.facts.unprotected_ms,
+        starts_blocked: started.blocked,
     })
 }
 
