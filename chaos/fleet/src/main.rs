@@ -21,7 +21,7 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Start the fleet and leave it running.
+    /// Start the fleet of the example regions.toml, apply that at this machine's addresses, and leave it running.
     Up,
     /// End the fleet. Leaves nothing behind but its logs.
     Down,
@@ -79,10 +79,11 @@ enum Verb {
     Supervise,
 }
 
-/// Both sides of a link: each a process, a region, or a kind (etcd, control, agent, database, app, gate, edge).
+/// Both sides of a link: each a process (`gate-us-east-1`; of a cell: `database-clinics-us-east-1`), a region, or a kind
+/// (etcd, control, agent, database, app, gate, edge).
 #[derive(Debug, clap::Args)]
 struct Ends {
-    /// One side.
+    /// One side: a process as `status` lists it, a region or a kind.
     from: String,
     /// The other side.
     to: String,
@@ -129,7 +130,7 @@ enum Region {
         /// The region.
         region: String,
     },
-    /// SIGKILL everything in it, at once.
+    /// SIGKILL everything that stands in it, of every cell, at once.
     Kill {
         /// The region.
         region: String,

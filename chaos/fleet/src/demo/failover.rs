@@ -15,10 +15,10 @@ use crate::control::{LinkAct, RegionAct, UnitAct};
 use crate::load::{Record, Shape};
 use crate::oracle;
 
-const CELL: &str = "nhs-trust-london";
-const DEAD: &str = "eu-west-1";
-const DR: &str = "eu-central-1";
-const LEADER: &str = "control-eu-west-1";
+pub(super) const CELL: &str = "nhs-trust-london";
+pub(super) const DEAD: &str = "eu-west-1";
+pub(super) const DR: &str = "eu-central-1";
+pub(super) const LEADER: &str = "control-eu-west-1";
 /// What replication may still carry: less than the writers write.
 const SLOW_BYTES_PER_S: u64 = 8_000;
 /// For how long, before the region dies.
@@ -36,7 +36,7 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     let load = stage.load(Shape::demo()).await?;
     pause(Duration::from_secs(2)).await;
     let act = LinkAct::Limit { bytes_per_s: SLOW_BYTES_PER_S };
-    let (from, to) = (format!("database-{DEAD}"), format!("database-{DR}"));
+    let (from, to) = (format!("database-{CELL}-{DEAD}"), format!("database-{CELL}-{DR}"));
     stage.say(&format!("$ domicile-chaos link limit {from} {to} --bytes {SLOW_BYTES_PER_S}"));
     stage.control().link(act, &from, &to, false).await?;
     pause(SLOW).await;

@@ -116,3 +116,28 @@ async fn chapters(stage: &mut Stage, summary: &mut Summary) -> anyhow::Result<()
     stage.check_all_epochs();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{failover, switchover};
+    use crate::fleet::{Kind, Plan, example};
+
+    #[test]
+    fn the_story_is_about_the_example() {
+        let plan = Plan::new(example::fleet().unwrap(), domicile_chaos_kit::ports::free_address).unwrap();
+        for (id, from, to) in [
+            (switchover::CELL, switchover::HOME, switchover::DR),
+            (failover::CELL, failover::DEAD, failover::DR),
+        ] {
+            let cell = plan.fleet.cells.values().find(|cell| cell.id.as_str() == id).unwrap();
+            assert_eq!((cell.primary.as_str(), cell.dr.as_str()), (from, to), "{id}");
+        }
+        let dead = |kind| plan.at(kind, failover::DEAD).map(|unit| unit.name.as_str());
+        assert_eq!(dead(Kind::Control), Some(failover::LEADER), "the leader dies with the region");
+        assert!(dead(Kind::Edge).is_some() && dead(Kind::Etcd).is_some(), "and users' way in, and a member");
+        let others = plan.units.iter().filter(|unit| unit.region == failover::DEAD);
+        let cells: Vec<_> =
+            others.filter_map(|unit| unit.cell.as_deref()).filter(|c| *c != failover::CELL).collect();
+        assert_eq!(cells, [""; 0], "no other cell has anything there");
+    }
+}

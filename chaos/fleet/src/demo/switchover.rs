@@ -11,9 +11,9 @@ use super::summary::Planned;
 use crate::load::{Kind, Record, Shape};
 use crate::oracle;
 
-const CELL: &str = "mercy-health";
-const HOME: &str = "us-east-1";
-const DR: &str = "us-west-2";
+pub(super) const CELL: &str = "mercy-health";
+pub(super) const HOME: &str = "us-east-1";
+pub(super) const DR: &str = "us-west-2";
 /// How long a planned move may take, re-protection included.
 const MOVE: Duration = Duration::from_secs(90);
 /// Until a new standby has been sampled and everything is fine for a move.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use domicile_chaos_kit::etcd::MemberSpec;
-use domicile_chaos_kit::postgres;
 use domicile_chaos_kit::process::Spec;
 
 use super::files::{APP_ROLE, DATABASE, Layout};
@@ -109,20 +108,9 @@ pub fn spec(
             .arg(layout.agent_toml(name))
             .dir(&layout.home)
             .as_user("postgres"),
-        Kind::Database => {
-            if unit.run_by.is_some() {
-                bail!("{name} is run by its agent");
-            }
-            Spec::new(name, postgres::bin_dir()?.join("postgres"), &logs)
-                .arg("-D")
-                .arg(layout.data_of(name))
-                .args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", unit.listen().port())])
-                .args(["-c", &format!("unix_socket_directories={}", layout.data_of(name).display())])
-                .dir(&layout.home)
-                .as_user("postgres")
-        }
+        Kind::Database => bail!("{name} is run by its agent"),
         Kind::App => {
-            let database = plan.at(Kind::Database, &unit.region).context("an application has a database")?;
+            let database = plan.database_of(unit).context("an application has a database")?;
             Spec::new(name, &programs.chaos, &logs)
                 .args(["app", "--listen", &listen, "--region", &unit.region])
                 .args(["--database", &database.listen().to_string(), "--name", DATABASE, "--user", APP_ROLE])
@@ -141,7 +129,7 @@ pub fn spec(
             ])
             .args(["--listen", &listen, "--admin", &admin(), "--peer", &peer(), "--links", &links])
             .arg("--state")
-            .arg(layout.data_of(&format!("{name}-state")))
+            .arg(layout.state_of(name))
             .arg("--access-log")
             .arg(logs.join(format!("{name}.access.json")))
             .args(["--trusted-networks", "127.0.0.0/8", "--peer-secret", &peer_secret]),

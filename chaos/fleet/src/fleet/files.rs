@@ -1,8 +1,7 @@
-//! Writes down what the processes of the fleet read: secrets, address maps, `regions.toml`, the agents' configuration.
+//! Writes down what the processes of the fleet read: secrets, address maps, the agents' configuration.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use domicile_model::links::AddressMap;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
-use super::plan::{CELLS, CellPlan, Kind, Plan, REGIONS, Unit, host_of};
+use super::plan::{Kind, Plan, Unit};
 
 /// The database of every cell.
 pub const DATABASE: &str = "clinic";
@@ -91,6 +90,18 @@ impl Layout {
     #[must_use]
     pub fn data_of(&self, unit: &str) -> PathBuf {
         self.data.join(unit)
+    }
+
+    /// Where a router or an agent keeps what it must not forget; not created.
+    #[must_use]
+    pub fn state_of(&self, unit: &str) -> PathBuf {
+        self.data.join(format!("{unit}-state"))
+    }
+
+    /// Where a database has its unix socket; not created.
+    #[must_use]
+    pub fn socket_of(&self, database: &str) -> PathBuf {
+        self.data.join(format!("{database}-socket"))
     }
 
     /// The fleet's `regions.toml`.
@@ -173,66 +184,12 @@ pub fn write_links(
     std::fs::write(layout.links(unit), text).context("can't write an address map")
 }
 
-/// The `regions.toml` of the fleet: the example's tenants, at the addresses of this machine.
-///
-/// # Errors
-/// Never, in practice: writing into a string.
-pub fn regions_toml(plan: &Plan, layout: &Layout) -> anyhow::Result<String> {
-    let mut text =
-        String::from("# Made by domicile-chaos: the example fleet at the addresses of this machine.\n\n");
-    writeln!(text, "[jurisdictions]\nEU = [\"DE\", \"FR\", \"IE\", \"NL\"]\n\n[regions]")?;
-    for (region, country) in REGIONS {
-        let gate = plan.at(Kind::Gate, region).context("every region has a gate")?;
-        writeln!(text, "{region} = {{ country = \"{country}\", ingress = [\"{}\"] }}", gate.listen())?;
-    }
-    for cell in CELLS {
-        write_cell(&mut text, plan, layout, &cell)?;
-    }
-    for cell in CELLS {
-        let residency: Vec<String> = cell.residency.iter().map(|r| format!("\"{r}\"")).collect();
-        for tenant in cell.tenants {
-            writeln!(
-                text,
-                "\n[tenants.{tenant}]\ncell = \"{}\"\nhosts = [\"{}\"]",
-                cell.id,
-                host_of(tenant)
-            )?;
-            writeln!(text, "residency = [{}]", residency.join(", "))?;
-        }
-    }
-    Ok(text)
-}
-
-fn write_cell(text: &mut String, plan: &Plan, layout: &Layout, cell: &CellPlan) -> anyhow::Result<()> {
-    let id = cell.id;
-    writeln!(text, "\n[cells.{id}]\nprimary = \"{}\"\ndr = \"{}\"", cell.primary, cell.dr)?;
-    writeln!(text, "\n[cells.{id}.application]")?;
-    for app in plan.all(Kind::App).filter(|u| u.cell.as_deref() == Some(id)) {
-        writeln!(text, "{} = [\"{}\"]", app.region, app.listen())?;
-    }
-    if !cell.moves {
-        return Ok(());
-    }
-    let password = layout.secret("db-domicile");
-    writeln!(
-        text,
-        "\n[cells.{id}.database]\nname = \"{DATABASE}\"\nuser = \"{LOOK_ROLE}\"\npassword = \"{password}\""
-    )?;
-    for region in [cell.primary, cell.dr] {
-        let database = plan.at(Kind::Database, region).context("a cell that moves has two databases")?;
-        let agent = plan.at(Kind::Agent, region).context("a cell that moves has two agents")?;
-        writeln!(text, "\n[cells.{id}.database.{region}]")?;
-        writeln!(text, "address = \"{}\"\nagent = \"{}\"", database.listen(), agent.listen())?;
-    }
-    Ok(())
-}
-
 /// Writes an agent's configuration.
 ///
 /// # Errors
 /// When it can't be written.
 pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -> anyhow::Result<()> {
-    let database = plan.at(Kind::Database, &agent.region).context("an agent has a database")?;
+    let database = plan.database_of(agent).context("an agent has a database")?;
     let gates: Vec<String> = plan
         .all(Kind::Gate)
         .filter(|g| g.region == agent.region)
@@ -251,8 +208,8 @@ pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -
         bin = postgres::bin_dir()?.display(),
         listen = agent.listen(),
         address = database.listen(),
-        socket = layout.data_of(&format!("{}-socket", database.name)).display(),
-        state = layout.data_of(&format!("{}-state", agent.name)).display(),
+        socket = layout.socket_of(&database.name).display(),
+        state = layout.state_of(&agent.name).display(),
         links = layout.links(&agent.name).display(),
         gates = gates.join(", "),
         secret = layout.secret("agent"),
@@ -260,20 +217,4 @@ pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -
         password = layout.secret("db-replicator"),
     );
     write_shared(&layout.agent_toml(&agent.name), &text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn regions_toml_is_toml_and_names_no_secret() {
-        let plan = Plan::new(domicile_chaos_kit::ports::free_address).unwrap();
-        let layout = Layout { dir: "/d".into(), home: "/h".into(), data: "/m".into() };
-        let text = regions_toml(&plan, &layout).unwrap();
-        let value: toml::Table = text.parse().unwrap();
-        assert_eq!(value["regions"].as_table().unwrap().len(), 6);
-        let password = value["cells"]["mercy-health"]["database"]["password"].as_str().unwrap();
-        assert_eq!(password, "file:/h/secrets/db-domicile");
-    }
 }

@@ -1,19 +1,10 @@
-//! The plan: which processes stand where, and who dials whom.
+//! The plan: which processes stand where, and who dials whom. Regions, cells and tenants are the example's.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use domicile_model::{Fleet, HostPattern, Tenant};
 use serde::{Deserialize, Serialize};
-
-/// The regions of the example, with their countries.
-pub const REGIONS: [(&str, &str); 6] = [
-    ("us-east-1", "US"),
-    ("us-west-2", "US"),
-    ("eu-west-1", "IE"),
-    ("eu-central-1", "DE"),
-    ("ap-south-1", "IN"),
-    ("ap-southeast-1", "SG"),
-];
 
 /// A majority of the registry survives any one of these.
 const ETCD_REGIONS: [&str; 3] = ["us-east-1", "eu-west-1", "ap-south-1"];
@@ -21,59 +12,6 @@ const ETCD_REGIONS: [&str; 3] = ["us-east-1", "eu-west-1", "ap-south-1"];
 const EDGE_REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 /// The first one comes up first and so leads.
 const CONTROL_REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
-
-/// A cell of the fleet.
-#[derive(Debug, Clone, Copy)]
-pub struct CellPlan {
-    /// Its id.
-    pub id: &'static str,
-    /// Where it lives.
-    pub primary: &'static str,
-    /// Where it goes.
-    pub dr: &'static str,
-    /// Jurisdictions that its tenants allow.
-    pub residency: &'static [&'static str],
-    /// Its tenants.
-    pub tenants: &'static [&'static str],
-    /// Whether a database pair with agents stands behind it. Otherwise one plain PostgreSQL, in the primary region:
-    /// such a cell is traffic, and does not move.
-    pub moves: bool,
-}
-
-/// The cells.
-pub const CELLS: [CellPlan; 3] = [
-    CellPlan {
-        id: "mercy-health",
-        primary: "us-east-1",
-        dr: "us-west-2",
-        residency: &["US"],
-        tenants: &["mercy-health"],
-        moves: true,
-    },
-    CellPlan {
-        id: "nhs-trust-london",
-        primary: "eu-west-1",
-        dr: "eu-central-1",
-        residency: &["EU"],
-        tenants: &["nhs-trust-london"],
-        moves: true,
-    },
-    CellPlan {
-        id: "clinics-asia",
-        primary: "ap-south-1",
-        dr: "ap-southeast-1",
-        residency: &["IN", "SG"],
-        tenants: &[
-            "apollo-hospitals",
-            "clinic-pune",
-            "clinic-kochi",
-            "clinic-surat",
-            "clinic-nagpur",
-            "clinic-indore",
-        ],
-        moves: false,
-    },
-];
 
 /// What a unit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -114,6 +52,7 @@ impl Kind {
 /// A thing that runs, and can be paused, killed and cut off by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
+    /// `<kind>-<cell>-<region>` of what belongs to a cell, since several cells may share a region; otherwise
     /// `<kind>-<region>`.
     pub name: String,
     /// What it is.
@@ -144,6 +83,13 @@ impl Unit {
         self.addresses.get(purpose).copied()
     }
 
+    /// The name of the database that this agent runs, or that this application or database is about: that of its cell
+    /// in its region. None for what belongs to no cell.
+    #[must_use]
+    pub fn database(&self) -> Option<String> {
+        self.cell.as_deref().map(|cell| name_of(Kind::Database, Some(cell), &self.region))
+    }
+
     /// Whether `word` names it: by name, region or kind.
     #[must_use]
     pub fn is(&self, word: &str) -> bool {
@@ -164,21 +110,31 @@ pub struct LinkPlan {
     pub target: SocketAddr,
 }
 
+/// A unit's name.
+fn name_of(kind: Kind, cell: Option<&str>, region: &str) -> String {
+    match cell {
+        Some(cell) => format!("{}-{cell}-{region}", kind.word()),
+        None => format!("{}-{region}", kind.word()),
+    }
+}
+
 /// The fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    /// What its file says: regions, cells, tenants. The addresses in it are not those of this machine.
+    pub fleet: Fleet,
     /// Everything that runs, in the order of its start.
     pub units: Vec<Unit>,
 }
 
 impl Plan {
-    /// Plans the fleet; `port` gives a free address each time.
+    /// Plans the processes for this fleet; `port` gives a free address each time.
     ///
     /// # Errors
     /// When `port` fails.
-    pub fn new<E>(mut port: impl FnMut() -> Result<SocketAddr, E>) -> Result<Self, E> {
+    pub fn new<E>(fleet: Fleet, mut port: impl FnMut() -> Result<SocketAddr, E>) -> Result<Self, E> {
         let mut units = Vec::new();
-        let mut add = |kind: Kind, region: &str, cell: Option<&str>, run_by: Option<String>| {
+        let mut add = |kind: Kind, region: &str, cell: Option<&str>| {
             let purposes: &[&str] = match kind {
                 Kind::Etcd => &["listen", "peer"],
                 Kind::Gate | Kind::Edge => &["listen", "admin", "peer"],
@@ -188,42 +144,38 @@ impl Plan {
             for purpose in purposes {
                 addresses.insert((*purpose).to_owned(), port()?);
             }
-            let name = format!("{}-{region}", kind.word());
-            let cell = cell.map(str::to_owned);
-            units.push(Unit { name, kind, region: region.to_owned(), cell, addresses, run_by });
+            units.push(Unit {
+                name: name_of(kind, cell, region),
+                kind,
+                region: region.to_owned(),
+                cell: cell.map(str::to_owned),
+                addresses,
+                run_by: (kind == Kind::Database).then(|| name_of(Kind::Agent, cell, region)),
+            });
             Ok(())
         };
         for region in ETCD_REGIONS {
-            add(Kind::Etcd, region, None, None)?;
-        }
-        for cell in CELLS {
-            for region in [cell.primary, cell.dr] {
-                if cell.moves {
-                    let agent = format!("{}-{region}", Kind::Agent.word());
-                    add(Kind::Agent, region, Some(cell.id), None)?;
-                    add(Kind::Database, region, Some(cell.id), Some(agent))?;
-                } else if region == cell.primary {
-                    add(Kind::Database, region, Some(cell.id), None)?;
-                }
-            }
+            add(Kind::Etcd, region, None)?;
         }
         for region in CONTROL_REGIONS {
-            add(Kind::Control, region, None, None)?;
+            add(Kind::Control, region, None)?;
         }
-        for cell in CELLS {
-            for region in [cell.primary, cell.dr] {
-                if cell.moves || region == cell.primary {
-                    add(Kind::App, region, Some(cell.id), None)?;
+        for kinds in [[Kind::Agent, Kind::Database].as_slice(), &[Kind::App]] {
+            for cell in fleet.cells.values() {
+                for region in [&cell.primary, &cell.dr] {
+                    for kind in kinds {
+                        add(*kind, region.as_str(), Some(cell.id.as_str()))?;
+                    }
                 }
             }
         }
-        for (region, _) in REGIONS {
-            add(Kind::Gate, region, None, None)?;
+        for region in fleet.regions.keys() {
+            add(Kind::Gate, region.as_str(), None)?;
         }
         for region in EDGE_REGIONS {
-            add(Kind::Edge, region, None, None)?;
+            add(Kind::Edge, region, None)?;
         }
-        Ok(Self { units })
+        Ok(Self { fleet, units })
     }
 
     /// A unit by name.
@@ -237,10 +189,22 @@ impl Plan {
         self.units.iter().filter(move |u| u.kind == kind)
     }
 
-    /// The unit of a kind in a region.
+    /// The unit of a kind in a region, of those that belong to no cell.
     #[must_use]
     pub fn at(&self, kind: Kind, region: &str) -> Option<&Unit> {
-        self.all(kind).find(|u| u.region == region)
+        self.unit(&name_of(kind, None, region))
+    }
+
+    /// A cell's unit of a kind in a region.
+    #[must_use]
+    pub fn of(&self, kind: Kind, cell: &str, region: &str) -> Option<&Unit> {
+        self.unit(&name_of(kind, Some(cell), region))
+    }
+
+    /// The database beside an agent or an application.
+    #[must_use]
+    pub fn database_of(&self, unit: &Unit) -> Option<&Unit> {
+        self.unit(&unit.database()?)
     }
 
     /// Every link that gets a proxy. Neighbours within a region talk directly; the registry is behind a proxy for
@@ -275,28 +239,27 @@ impl Plan {
     }
 }
 
-/// The name that users of a tenant type.
+/// A name that users of a tenant type: a whole one where it has one, otherwise one below its wildcard.
 #[must_use]
-pub fn host_of(tenant: &str) -> String {
-    format!("{tenant}.example.com")
-}
-
-/// All tenants with their cells.
-pub fn tenants() -> impl Iterator<Item = (&'static str, &'static str)> {
-    CELLS.iter().flat_map(|cell| cell.tenants.iter().map(|tenant| (*tenant, cell.id)))
+pub fn host_of(tenant: &Tenant) -> Option<String> {
+    tenant.hosts.iter().next().map(|pattern| match pattern {
+        HostPattern::Exact(host) => host.to_string(),
+        HostPattern::Wildcard(host) => format!("www.{host}"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::example;
 
     fn plan() -> Plan {
         let mut next = 20_000;
-        Plan::new(|| {
+        let port = || {
             next += 1;
             Ok::<_, ()>(SocketAddr::from(([127, 0, 0, 1], next)))
-        })
-        .unwrap()
+        };
+        Plan::new(example::fleet().unwrap(), port).unwrap()
     }
 
     #[test]
@@ -304,10 +267,32 @@ mod tests {
         let plan = plan();
         let names: std::collections::BTreeSet<_> = plan.units.iter().map(|u| &u.name).collect();
         assert_eq!(names.len(), plan.units.len());
-        assert!(tenants().count() >= 8 && CELLS.len() >= 3);
+        assert!(plan.fleet.tenants.len() >= 8 && plan.fleet.cells.len() >= 3);
         assert_eq!(plan.all(Kind::Edge).count(), 2);
         assert_eq!(plan.all(Kind::Control).count(), 2);
         assert_eq!(plan.all(Kind::Etcd).count(), 3);
+        for unit in &plan.units {
+            let known = plan.fleet.regions.keys().any(|region| region.as_str() == unit.region);
+            assert!(known, "{} stands where the example has nothing", unit.name);
+        }
+    }
+
+    #[test]
+    fn every_cell_has_two_of_everything_and_neighbours_share_nothing() {
+        let plan = plan();
+        for cell in plan.fleet.cells.values() {
+            for region in [&cell.primary, &cell.dr] {
+                let of = |kind| plan.of(kind, cell.id.as_str(), region.as_str()).unwrap();
+                let (agent, database) = (of(Kind::Agent), of(Kind::Database));
+                assert_eq!(database.run_by.as_ref(), Some(&agent.name));
+                assert_eq!(plan.database_of(agent), Some(database));
+                assert_eq!(plan.database_of(of(Kind::App)), Some(database));
+            }
+        }
+        // These two cells live in each other's DR region.
+        let there = |cell| plan.of(Kind::Database, cell, "us-east-1").unwrap().name.clone();
+        assert_eq!(there("mercy-health"), "database-mercy-health-us-east-1");
+        assert_eq!(there("clinics"), "database-clinics-us-east-1");
     }
 
     #[test]
@@ -316,9 +301,18 @@ mod tests {
         let has = |from: &str, to: &str| links.iter().any(|l| l.from == from && l.to == to);
         assert!(has("edge-eu-west-1", "gate-us-east-1"));
         assert!(has("gate-us-east-1", "gate-us-west-2"));
-        assert!(has("agent-us-west-2", "database-us-east-1"), "replication");
-        assert!(has("control-eu-west-1", "agent-us-east-1"));
+        assert!(has("agent-mercy-health-us-west-2", "database-mercy-health-us-east-1"), "replication");
+        assert!(has("control-eu-west-1", "agent-mercy-health-us-east-1"));
         assert!(has("gate-us-east-1", "etcd-us-east-1"), "the registry, even next door");
-        assert!(!has("agent-us-east-1", "database-eu-west-1"));
+        assert!(!has("agent-mercy-health-us-west-2", "database-clinics-us-east-1"), "another cell's");
+    }
+
+    #[test]
+    fn a_tenant_is_called_by_a_whole_name_where_it_has_one() {
+        let mut tenant =
+            plan().fleet.tenants.into_values().find(|t| t.id.as_str() == "foothill-group").unwrap();
+        assert_eq!(host_of(&tenant).unwrap(), "foothill.example.com");
+        tenant.hosts.retain(|host| matches!(host, HostPattern::Wildcard(_)));
+        assert_eq!(host_of(&tenant).unwrap(), "www.foothill.example.com");
     }
 }

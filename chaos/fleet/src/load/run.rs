@@ -29,8 +29,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// What the demo promises: 120 reads a second over all tenants, 8 writers 20 ms after each answer. Three writers
-    /// write for each of the cells that move, so that a pause is not one writer's luck.
+    /// What the demo promises: 120 reads a second over all tenants of the example, 8 writers 20 ms after each answer, in
+    /// every cell. Three writers write for each of the cells that it moves, so that a pause is not one writer's luck.
     #[must_use]
     pub fn demo() -> Self {
         let writers = [
@@ -41,7 +41,7 @@ impl Shape {
             "nhs-trust-london",
             "nhs-trust-london",
             "apollo-hospitals",
-            "clinic-pune",
+            "bayview-family",
         ];
         Self {
             reads_per_s: 120,
@@ -248,4 +248,25 @@ fn record(
 ) -> Record {
     let (tenant, cell) = (tenant.id.clone(), tenant.cell.clone());
     Record { kind, writer, tenant, cell, key, content, intended: sent, sent, ended: now(), outcome }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fleet::example;
+
+    #[test]
+    fn the_load_of_the_demo_fits_the_example() {
+        let (fleet, shape) = (example::fleet().unwrap(), Shape::demo());
+        let cell_of = |tenant: &String| {
+            let tenant = fleet.tenants.values().find(|t| t.id.as_str() == tenant);
+            tenant.map(|t| t.cell.clone()).expect("a writer's tenant stands in the example")
+        };
+        let written: BTreeSet<_> = shape.writers.iter().map(cell_of).collect();
+        assert_eq!(written, fleet.cells.keys().cloned().collect(), "somebody writes in every cell");
+        assert!(shape.writers.len() >= 8 && shape.reads_per_s >= 100);
+        assert!(fleet.tenants.len() >= 8 && written.len() >= 3);
+    }
 }

@@ -133,8 +133,7 @@ impl Live {
         let replication = self.from.kind == Kind::Agent && self.to.kind == Kind::Database;
         self.from.is(word)
             || (replication
-                && (word == Kind::Database.word()
-                    || word.strip_prefix("database-").is_some_and(|region| region == self.from.region)))
+                && (word == Kind::Database.word() || self.from.database().as_deref() == Some(word)))
     }
 }
 
@@ -182,12 +181,13 @@ async fn peer_proxy(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::example;
 
     async fn links() -> (Links, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout { dir: dir.path().into(), home: dir.path().into(), data: dir.path().into() };
         std::fs::create_dir(dir.path().join("links")).unwrap();
-        let plan = Plan::new(ports::free_address).unwrap();
+        let plan = Plan::new(example::fleet().unwrap(), ports::free_address).unwrap();
         (Links::start(&plan, &layout).await.unwrap(), dir)
     }
 
@@ -197,19 +197,22 @@ mod tests {
 
     #[tokio::test]
     async fn replication_is_a_link_between_databases_whichever_way_it_is_named() {
+        const A: &str = "database-mercy-health-us-east-1";
+        const B: &str = "database-mercy-health-us-west-2";
         let (links, _dir) = links().await;
         let slow = LinkAct::Limit { bytes_per_s: 1 };
         // Each may follow the other, so there are two.
-        assert_eq!(links.order(&order(slow, "database-us-east-1", "database-us-west-2", true)).unwrap(), 2);
+        assert_eq!(links.order(&order(slow, A, B, true)).unwrap(), 2);
         let faults = links.faults();
         let lane = Lane { bytes_per_s: Some(1), ..Lane::FINE };
         let of = |from: &str| faults.iter().find(|(f, ..)| f == from).map(|(_, _, faults)| *faults).unwrap();
         assert_eq!(
-            of("agent-us-west-2"),
+            of("agent-mercy-health-us-west-2"),
             Faults { backward: lane, ..Faults::HEALED },
             "what the primary sends"
         );
-        assert_eq!(of("agent-us-east-1"), Faults { forward: lane, ..Faults::HEALED });
+        assert_eq!(of("agent-mercy-health-us-east-1"), Faults { forward: lane, ..Faults::HEALED });
+        assert_eq!(faults.len(), 2, "another cell's between the same regions is left alone: {faults:?}");
         links.order(&order(LinkAct::Heal, "us-east-1", "us-west-2", false)).unwrap();
         assert!(links.faults().is_empty());
     }

@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use domicile_chaos_kit::{ports, proc};
+use domicile_model::Tenant;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::fleet::commands::{Programs, registry};
+use crate::fleet::example;
 use crate::fleet::file::{DatabaseAccess, FleetFile, Operator, Supervisor, TenantAccess, VERSION};
 use crate::fleet::files::{self, APP_ROLE, DATABASE, Layout};
-use crate::fleet::plan::{Kind, Plan, host_of, tenants};
+use crate::fleet::plan::{Kind, Plan, host_of};
 use links::Links;
 use units::Units;
 
@@ -59,9 +61,9 @@ async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
     become_supervisor();
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let plan = Plan::new(ports::free_address)?;
+    let plan = Plan::new(example::fleet()?, ports::free_address)?;
     files::write_secrets(layout)?;
-    std::fs::write(layout.regions_toml(), files::regions_toml(&plan, layout)?)?;
+    std::fs::write(layout.regions_toml(), example::on_this_machine(&plan, layout)?)?;
     let links = Links::start(&plan, layout).await?;
     let programs = Programs::beside_us()?.copied_to(&layout.home.join("bin"))?;
     let units = Units::new(plan.clone(), layout.clone(), programs, links.etcd_peers());
@@ -72,8 +74,7 @@ async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
     let server = tokio::spawn(axum::serve(listener, server::routes(Arc::clone(&fleet))).into_future());
     let reaper = tokio::spawn(reap_orphans(Arc::clone(&fleet)));
     let body = async {
-        fleet.units.prepare(&fleet.links).await?;
-        fleet.units.start_all(&fleet.links).await?;
+        fleet.units.bring_up(&fleet.links).await?;
         fleet_file(&fleet.plan, layout, control)?.write(dir)?;
         tracing::info!("the fleet is up");
         tokio::select! {
@@ -127,8 +128,10 @@ fn fleet_file(plan: &Plan, layout: &Layout, control: std::net::SocketAddr) -> an
         user: APP_ROLE.to_owned(),
         password: layout.secret("db-app"),
     };
-    let tenant =
-        |(id, cell): (&str, &str)| TenantAccess { id: id.into(), cell: cell.into(), host: host_of(id) };
+    let tenant = |tenant: &Tenant| {
+        let (id, cell) = (tenant.id.to_string(), tenant.cell.to_string());
+        host_of(tenant).map(|host| TenantAccess { id, cell, host })
+    };
     Ok(FleetFile {
         version: VERSION,
         supervisor: Supervisor {
@@ -145,6 +148,6 @@ fn fleet_file(plan: &Plan, layout: &Layout, control: std::net::SocketAddr) -> an
         regions_toml: layout.regions_toml(),
         units: plan.units.clone(),
         databases: plan.all(Kind::Database).map(database).collect(),
-        tenants: tenants().map(tenant).collect(),
+        tenants: plan.fleet.tenants.values().filter_map(tenant).collect(),
     })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::links::Links;
 use crate::control::{UnitAct, UnitOrder, UnitStatus};
 use crate::fleet::commands::{self, Programs};
 use crate::fleet::files::{self, Layout, SLOT};
-use crate::fleet::plan::{CELLS, Kind, Plan, Unit};
+use crate::fleet::plan::{Kind, Plan, Unit};
 
 /// How long a unit may take until it accepts connections, on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -40,57 +39,55 @@ impl Units {
         Self { plan, layout, programs, peers, running: Mutex::new(BTreeMap::new()) }
     }
 
+    /// Makes and starts everything. The registry and one control plane (so that it leads) come up while the databases
+    /// are made, which takes longest; then the rest side by side.
+    pub(crate) async fn bring_up(&self, links: &Links) -> anyhow::Result<()> {
+        let all: Vec<&Unit> = self.plan.units.iter().filter(|u| u.run_by.is_none()).collect();
+        let first = self.plan.all(Kind::Control).next().context("the plan has a control plane")?;
+        let (etcd, rest): (Vec<&Unit>, Vec<&Unit>) =
+            all.into_iter().filter(|u| u.name != first.name).partition(|u| u.kind == Kind::Etcd);
+        let registry = async {
+            self.start_and_wait(&etcd, &[], links).await?;
+            self.start_and_wait(&[first], &[], links).await
+        };
+        tokio::try_join!(self.prepare(links), registry)?;
+        self.start_and_wait(&rest, &[], links).await
+    }
+
     /// Makes the databases and the agents' configuration.
-    pub(crate) async fn prepare(&self, links: &Links) -> anyhow::Result<()> {
+    async fn prepare(&self, links: &Links) -> anyhow::Result<()> {
         let registry = commands::registry(&self.plan);
         for agent in self.plan.all(Kind::Agent) {
             files::write_agent(&self.plan, &self.layout, agent, &registry)?;
+            postgres::owned_dir(&self.layout.state_of(&agent.name))?;
+        }
+        for database in self.plan.all(Kind::Database) {
+            postgres::owned_dir(&self.layout.socket_of(&database.name))?;
+        }
+        for router in self.plan.units.iter().filter(|u| matches!(u.kind, Kind::Gate | Kind::Edge)) {
+            std::fs::create_dir_all(self.layout.state_of(&router.name))?;
         }
         let spec = Arc::new(files::database_spec(&self.layout)?);
         let mut jobs = tokio::task::JoinSet::new();
-        for unit in &self.plan.units {
-            if unit.kind == Kind::Agent {
-                postgres::owned_dir(&self.layout.data_of(&format!("{}-state", unit.name)))?;
-                postgres::owned_dir(&self.layout.data_of(&format!("database-{}-socket", unit.region)))?;
-            }
-            if matches!(unit.kind, Kind::Gate | Kind::Edge) {
-                std::fs::create_dir_all(self.layout.data_of(&format!("{}-state", unit.name)))?;
-            }
-        }
-        for cell in CELLS {
-            let data = |region: &str| self.layout.data_of(&format!("database-{region}"));
-            let (primary, standby) = (data(cell.primary), data(cell.dr));
-            let upstream = if cell.moves {
-                let database = self.plan.at(Kind::Database, cell.primary).context("a cell has a database")?;
-                Some(links.dial(&format!("agent-{}", cell.dr), database.listen()))
-            } else {
-                None
+        for cell in self.plan.fleet.cells.values() {
+            let of = |kind: Kind, region: &str| {
+                self.plan.of(kind, cell.id.as_str(), region).context("a cell has two of everything")
             };
+            let (primary, standby) = (cell.primary.as_str(), cell.dr.as_str());
+            let (primary, standby, follower) =
+                (of(Kind::Database, primary)?, of(Kind::Database, standby)?, of(Kind::Agent, standby)?);
+            let upstream = links.dial(&follower.name, primary.listen());
+            let (primary, standby) = (self.layout.data_of(&primary.name), self.layout.data_of(&standby.name));
             let spec = Arc::clone(&spec);
             jobs.spawn_blocking(move || {
                 postgres::prepare_primary(&primary, &spec)?;
-                if let Some(upstream) = upstream {
-                    postgres::prepare_standby(&primary, &standby, upstream, SLOT, &spec)?;
-                }
-                Ok::<_, postgres::PostgresError>(())
+                postgres::prepare_standby(&primary, &standby, upstream, SLOT, &spec)
             });
         }
         while let Some(job) = jobs.join_next().await {
             job??;
         }
         Ok(())
-    }
-
-    /// Starts everything: the registry, then one control plane (so that it leads), then the rest side by side.
-    pub(crate) async fn start_all(&self, links: &Links) -> anyhow::Result<()> {
-        let all: Vec<&Unit> = self.plan.units.iter().filter(|u| u.run_by.is_none()).collect();
-        let of = |kind: Kind| all.iter().copied().filter(move |u| u.kind == kind).collect::<Vec<_>>();
-        self.start_and_wait(&of(Kind::Etcd), &[], links).await?;
-        let first = of(Kind::Control).first().copied().context("the plan has a control plane")?;
-        self.start_and_wait(&[first], &[], links).await?;
-        let rest: Vec<&Unit> =
-            all.iter().copied().filter(|u| u.kind != Kind::Etcd && u.name != first.name).collect();
-        self.start_and_wait(&rest, &[], links).await
     }
 
     /// Starts what is not running of these, with `extra` arguments, and waits until each accepts connections.
@@ -231,12 +228,12 @@ impl Units {
 
     /// The processes of a PostgreSQL: the agents' too, whoever their parent is by now.
     fn database_pids(&self, unit: &Unit) -> Vec<u32> {
-        let region = match unit.kind {
-            Kind::Database | Kind::Agent => &unit.region,
-            _ => return Vec::new(),
+        let database = match unit.kind {
+            Kind::Database | Kind::Agent => unit.database(),
+            _ => None,
         };
-        let dir: PathBuf = self.layout.data_of(&format!("database-{region}"));
-        postgres::processes(&dir).into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect()
+        let pids = database.map(|name| postgres::processes(&self.layout.data_of(&name))).unwrap_or_default();
+        pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect()
     }
 
     /// The processes that have a guard, ended ones included.
