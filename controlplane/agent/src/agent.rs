@@ -273,7 +273,11 @@ impl Agent {
             };
             match asked.await {
                 Ok(found) => live = Some(found),
-                Err(failure) => problems.push(failure.to_string()),
+                // One that crashes over and over only says that it recovers.
+                Err(failure) => problems.push(match self.last_words() {
+                    Some(words) => format!("{failure}; the last complaint in its log: {}", words.line()),
+                    None => failure.to_string(),
+                }),
             }
         }
         problems.extend(crate::pg::room::problems(&self.config));

@@ -13,7 +13,7 @@ async fn the_standbys_disk_is_full() -> anyhow::Result<()> {
     let disk = SmallDisk::under(&pair.b.data, 300)?;
     pair.up().await?;
     pair.sql(false, "INSERT INTO t (v) VALUES ('before')").await?;
-    disk.fill()?;
+    disk.fill(&pair.b)?;
     pair.sql(false, "INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 6000)").await?;
 
     let place = pair.b.data.display().to_string();
@@ -42,7 +42,7 @@ async fn the_standbys_disk_is_full() -> anyhow::Result<()> {
         pair.sql(false, &format!("INSERT INTO t (v) VALUES ('while full {n}')")).await?;
     }
     // Room again, and it catches up by itself.
-    disk.free()?;
+    disk.free(&pair.b)?;
     pair.healthy().await?;
     eventually(SLOW, "the standby has everything", || async {
         pair.sql(true, "SELECT count(*) FROM t").await.is_ok_and(|n| n == "6021")

@@ -298,10 +298,10 @@ impl SmallDisk {
         self.mounted
     }
 
-    /// Takes all room.
-    pub(crate) fn fill(&self) -> anyhow::Result<()> {
+    /// Takes all room from this side's server.
+    pub(crate) fn fill(&self, side: &Side) -> anyhow::Result<()> {
         if !self.mounted {
-            return self.limit("1048576:unlimited");
+            return limit(side, "1048576:unlimited");
         }
         let mut file = std::fs::File::create(self.dir.join("ballast"))?;
         let full = std::io::copy(&mut std::io::repeat(0), &mut file);
@@ -310,21 +310,25 @@ impl SmallDisk {
     }
 
     /// Gives it back.
-    pub(crate) fn free(&self) -> anyhow::Result<()> {
+    pub(crate) fn free(&self, side: &Side) -> anyhow::Result<()> {
         if !self.mounted {
-            return self.limit("unlimited");
+            return limit(side, "unlimited");
         }
         Ok(std::fs::remove_file(self.dir.join("ballast"))?)
     }
+}
 
-    fn limit(&self, size: &str) -> anyhow::Result<()> {
-        for pid in postgres::processes(&self.dir) {
-            // One that has ended meanwhile needs none.
-            let limit = ["--pid", &pid.to_string(), &format!("--fsize={size}")];
-            drop(Command::new("prlimit").args(limit).output()?);
+/// Limits the files of a server, its agent's included: what the agent starts anew inherits it.
+fn limit(side: &Side, size: &str) -> anyhow::Result<()> {
+    let agent = side.agent.as_ref().context("no agent runs")?.pid();
+    for pid in domicile_chaos_kit::proc::descendants(agent).into_iter().chain([agent]) {
+        // Only the owner of a process may do that, and the server's are another user's. One that has ended needs none.
+        let limit = ["--pid", &pid.to_string(), &format!("--fsize={size}")];
+        for mut prlimit in [Command::new("prlimit"), postgres::as_server_user(Path::new("prlimit"))] {
+            drop(prlimit.args(limit).current_dir("/").output()?);
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl Drop for SmallDisk {
