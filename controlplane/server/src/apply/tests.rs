@@ -49,6 +49,7 @@ struct Bench {
     clock: Clock,
     world: World,
     reign: Reign,
+    unfenced: bool,
 }
 
 impl Bench {
@@ -57,7 +58,7 @@ impl Bench {
         let store = std::sync::Arc::new(MemoryStore::new(clock.clone()));
         let world = init_world(&*store, FenceConstants::DEFAULT).await.unwrap();
         let reign = Self::lead(&store, &clock, &world).await;
-        Self { store, clock, world, reign }
+        Self { store, clock, world, reign, unfenced: false }
     }
 
     async fn lead(store: &std::sync::Arc<MemoryStore>, clock: &Clock, world: &World) -> Reign {
@@ -78,6 +79,7 @@ impl Bench {
             leadership: self.reign.leadership(),
             server: "a",
             by: "ann",
+            unfenced: self.unfenced,
         };
         applier.apply(&fleet(text), prune).await
     }
@@ -255,14 +257,26 @@ async fn a_commit_of_unknown_outcome_is_looked_at_and_not_done_twice() {
     }
 }
 
-#[tokio::test]
-async fn a_deposed_leader_applies_nothing() {
-    let bench = Bench::new().await;
+/// A leader that was deposed and does not know it applies a file; and whether that changed anything.
+async fn deposed(unfenced: bool) -> (Result<domicile_api::views::ApplyReport, ApplyError>, bool) {
+    let mut bench = Bench::new().await;
+    bench.unfenced = unfenced;
+    bench.apply(SMALL, false).await.unwrap();
     domicile_store::lead::seize(&*bench.store, &bench.world, bench.reign.leadership()).await.unwrap();
     let _other = Bench::lead(&bench.store, &bench.clock, &bench.world).await;
     let before = bench.store.revision();
-    assert!(matches!(bench.apply(SMALL, false).await, Err(ApplyError::Deposed)));
-    assert_eq!(bench.store.revision(), before);
+    let applied = bench.apply(&SMALL.replace("mercy.example.com", "mercy.example.org"), false).await;
+    (applied, bench.store.revision() != before)
+}
+
+#[tokio::test]
+async fn a_deposed_leader_applies_nothing() {
+    assert!(matches!(deposed(false).await, (Err(ApplyError::Deposed), false)));
+}
+
+#[tokio::test]
+async fn without_the_fence_a_deposed_leader_would_change_the_fleet() {
+    assert!(matches!(deposed(true).await, (Ok(_), true)));
 }
 
 #[tokio::test]

@@ -110,6 +110,8 @@ pub(crate) async fn apply(
             leadership: &led.leadership,
             server: &app.name,
             by: &by.0,
+            #[cfg(test)]
+            unfenced: false,
         };
         applier.apply(&wanted, request.prune).await
     });
