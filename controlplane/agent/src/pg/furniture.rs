@@ -49,16 +49,20 @@ COMMIT"
         execute(connection, sql, PATIENCE).await?;
     }
     name_rows(connection).await?;
-    slots(connection, &config.slot).await
+    slots(connection, &config.slot).await.map(drop)
 }
 
 /// Makes the physical slot of the other side and the logical one for losses. A slot whose log was given up is of no
-/// use and made again.
-pub(crate) async fn slots(connection: &mut PgConnection, physical: &str) -> Result<(), Failure> {
+/// use and made again. Returns the names of those, separated by commas.
+pub(crate) async fn slots(connection: &mut PgConnection, physical: &str) -> Result<String, Failure> {
+    let drop = format!(
+        "SELECT string_agg(slot_name || coalesce(pg_drop_replication_slot(slot_name)::text, ''), ',')
+ FROM pg_replication_slots
+ WHERE slot_name IN ('{LOSS_SLOT}', '{physical}') AND wal_status = 'lost' AND NOT active"
+    );
+    let dropped = value(connection, drop, PATIENCE).await?.unwrap_or_default();
     let made = format!(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
- WHERE slot_name IN ('{LOSS_SLOT}', '{physical}') AND wal_status = 'lost' AND NOT active;
-SELECT pg_create_physical_replication_slot('{physical}', true)
+        "SELECT pg_create_physical_replication_slot('{physical}', true)
  WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{physical}');
 SELECT pg_create_logical_replication_slot('{LOSS_SLOT}', 'pgoutput')
  WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{LOSS_SLOT}')"
@@ -66,7 +70,7 @@ SELECT pg_create_logical_replication_slot('{LOSS_SLOT}', 'pgoutput')
     for sql in made.split(';') {
         execute(connection, sql, PATIENCE).await?;
     }
-    Ok(())
+    Ok(dropped)
 }
 
 /// Gives tables without a key their whole row as replica identity: once all tables are published, PostgreSQL refuses
@@ -110,25 +114,29 @@ pub(crate) async fn advance(connection: &mut PgConnection, config: &AgentConfig)
     );
     let row = row(connection, sql, PATIENCE).await?.unwrap_or_default();
     let at = |i: usize| row.get(i).cloned().flatten();
-    let given_up = |i: usize| at(i).as_deref() == Some("lost");
+    let missing = at(4).as_deref() == Some("true");
+    let mut given_up = Vec::new();
+    if missing || [at(1), at(3)].iter().any(|status| status.as_deref() == Some("lost")) {
+        // By what was dropped, not by what was seen: the second may have been given up after the look at both.
+        given_up = slots(connection, physical).await?.split(',').map(str::to_owned).collect();
+    }
     let limit = at(5).unwrap_or_else(|| format!("{} MiB", config.slot_keep_mib));
     let unlisted = "transactions from before that, if the standby lacks them, could not be listed after a forced move; this ends when the standby has replayed them";
     let mut found = Found::default();
-    if at(4).as_deref() == Some("true") {
-        found.losses = Some(format!("the slot {LOSS_SLOT} was missing and was made again: {unlisted}"));
-    } else if given_up(1) {
+    if given_up.iter().any(|slot| slot == LOSS_SLOT) {
         found.losses = Some(format!(
             "the slot {LOSS_SLOT} was given up, for it would have kept more than max_slot_wal_keep_size ({limit}); it was made again: {unlisted}"
         ));
+    } else if missing {
+        found.losses = Some(format!("the slot {LOSS_SLOT} was missing and was made again: {unlisted}"));
     }
-    if given_up(3) {
+    if given_up.contains(physical) {
         found.standby = Some(format!(
             "the standby's slot {physical} was given up, for the standby was away or slow while more than max_slot_wal_keep_size ({limit}) was written; if it does not stream again, build it anew with `domicile cell reprotect {}`",
             config.cell
         ));
     }
     if found.losses.is_some() || found.standby.is_some() {
-        slots(connection, physical).await?;
         return Ok(found);
     }
     let lsn = |i: usize| at(i).and_then(|t| t.parse::<Lsn>().ok());

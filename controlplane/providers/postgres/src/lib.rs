@@ -1,6 +1,6 @@
 //! The database provider for self-managed PostgreSQL: SQL for looking, the agent for acting.
 //!
-//! Every call ends within a bounded time and is sent once: whether to try again is the engine's decision.
+//! What each call promises stands at [`Databases`]; what goes over the wire to the agent, in [`domicile_api::agent`].
 
 mod agent;
 mod connections;
