@@ -158,7 +158,8 @@ impl HoldRoom {
 }
 
 /// Until when a cell's requests may wait; none if the cell is not on hold.
-fn held_until(table: &RoutingTable, cell: &CellId) -> Option<BootTime> {
+#[must_use]
+pub fn held_until(table: &RoutingTable, cell: &CellId) -> Option<BootTime> {
     use domicile_model::{ClosedReason, Phase};
     let placed = table.placement(cell.as_str())?;
     match placed.placement.phase {

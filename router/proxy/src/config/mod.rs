@@ -136,7 +136,7 @@ pub struct Config {
     pub sabotage: Sabotage,
 }
 
-/// How a test breaks the router.
+/// How a test breaks the router: each switch takes away one rule, and the test of that rule must see it.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sabotage {
@@ -145,6 +145,26 @@ pub enum Sabotage {
     None,
     /// A gate lets answers out without looking at its proof again.
     AnswersUnchecked,
+    /// A request that has waited as long as it may goes on to the region that is being left.
+    HoldEndsByTime,
+    /// Residency policies are not looked at.
+    ResidencyUnchecked,
+    /// A 421 is followed to any epoch, an older one too.
+    FollowsDownwards,
+    /// A gate lets out what the application wrote under our names, as if it had written it itself.
+    ApplicationsBelieved,
+}
+
+impl Sabotage {
+    /// All of them, so that a test can name one to a process of its own.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::AnswersUnchecked,
+        Self::HoldEndsByTime,
+        Self::ResidencyUnchecked,
+        Self::FollowsDownwards,
+        Self::ApplicationsBelieved,
+    ];
 }
 
 /// Everything that is wrong with what was given.

@@ -1,14 +1,18 @@
 //! From a request to its route: count, look, decide; wait where the decision says so, and begin again.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_mirror::RoutingTable;
-use domicile_model::TenantId;
+use domicile_mirror::{RoutingTable, TenantEntry};
 use domicile_model::clock::BootTime;
+use domicile_model::{CellId, Epoch, TenantId};
 use domicile_router_core::Cause;
 use domicile_router_core::admit::{Ask, Follow, Moved, Outcome, decide, follow};
 
 use super::ctx::Ctx;
+use crate::config::Sabotage;
+use crate::hold::held_until;
 use crate::state::Shared;
 
 /// How long a gate waits for its table to come to the epoch that a request was sent with, or for a proof.
@@ -104,8 +108,10 @@ fn look(
         }
         let pass =
             request.pass.zip(shared.pass.as_ref()).is_some_and(|(p, key)| key.check(p, &cell, unix_secs()));
+        let pass = pass || out_of_time_goes_on(shared, &table, &cell);
+        let entry = policy(shared, entry);
         let ask = Ask {
-            tenant: entry,
+            tenant: &entry,
             role: shared.config.role,
             own: &shared.config.region,
             sent: ctx.sent,
@@ -119,7 +125,21 @@ fn look(
     Err(Cause::Internal)
 }
 
-fn cell_of(table: &RoutingTable, tenant: &TenantId) -> Result<domicile_model::CellId, Cause> {
+/// The tenant with the policy that it has, except in a router that a test has broken.
+fn policy<'a>(shared: &Shared, tenant: &'a TenantEntry) -> Cow<'a, TenantEntry> {
+    if shared.config.sabotage == Sabotage::ResidencyUnchecked {
+        return Cow::Owned(TenantEntry { residency: Arc::default(), ..tenant.clone() });
+    }
+    Cow::Borrowed(tenant)
+}
+
+/// Never, except in a router that a test has broken.
+fn out_of_time_goes_on(shared: &Shared, table: &RoutingTable, cell: &CellId) -> bool {
+    shared.config.sabotage == Sabotage::HoldEndsByTime
+        && held_until(table, cell).is_some_and(|until| shared.now() >= until)
+}
+
+fn cell_of(table: &RoutingTable, tenant: &TenantId) -> Result<CellId, Cause> {
     table.tenant(tenant.as_str()).map(|t| t.cell.clone()).ok_or(Cause::UnknownHost)
 }
 
@@ -135,6 +155,11 @@ async fn hold(shared: &Shared, ctx: &mut Ctx, bytes: usize) -> Result<(), Cause>
     let waited = shared.now().since(began);
     ctx.hold += waited;
     shared.metrics.hold_seconds.observe(waited.as_secs_f64());
+    if outcome.as_ref().err() == Some(&Cause::HoldTimeout)
+        && out_of_time_goes_on(shared, &shared.table(), &cell)
+    {
+        return Ok(());
+    }
     ctx.released = Some(outcome?);
     Ok(())
 }
@@ -152,7 +177,8 @@ pub fn take_up(shared: &Shared, ctx: &mut Ctx, moved: &Moved) -> Result<(), Caus
     let sent = ctx.route.as_ref().map(|r| r.epoch).ok_or(Cause::Internal)?;
     let table = shared.table();
     let tenant = ctx.tenant.as_ref().and_then(|t| table.tenant(t.as_str())).ok_or(Cause::UnknownHost)?;
-    let next = follow(&table, tenant, sent, moved, ctx.follows)?;
+    let sent = if shared.config.sabotage == Sabotage::FollowsDownwards { Epoch(0) } else { sent };
+    let next = follow(&table, &policy(shared, tenant), sent, moved, ctx.follows)?;
     ctx.follows += 1;
     ctx.address = 0;
     ctx.route = match next {

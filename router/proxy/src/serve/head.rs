@@ -11,6 +11,7 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::ctx::Ctx;
+use crate::config::Sabotage;
 use crate::state::Shared;
 
 /// Bodies up to this many bytes are kept by Pingora for a second try (it keeps 64 KiB; half of that is certain).
@@ -151,6 +152,9 @@ pub fn answered_by(head: &ResponseHeader) -> Option<(RegionId, Epoch)> {
 /// # Errors
 /// When a value is none for a header: ids and numbers always are.
 pub fn pass_answer(shared: &Shared, ctx: &Ctx, head: &mut ResponseHeader) -> Result<()> {
+    if shared.config.sabotage == Sabotage::ApplicationsBelieved && head.headers.contains_key(headers::GATE) {
+        return Ok(());
+    }
     // A gate that relays passes on what the other gate wrote, an edge what its gate wrote.
     let gate = head.headers.get(headers::GATE).cloned();
     for name in drop_ours(&head.headers, None) {

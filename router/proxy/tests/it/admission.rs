@@ -1,6 +1,7 @@
 //! Holds, proofs and misdirection at edges and gates of an etcd fleet.
 
 use domicile_chaos_kit::wait::eventually;
+use domicile_router::config::Sabotage;
 
 use crate::kit::{Fleet, HOST, SOON, client, until_status};
 
@@ -49,34 +50,12 @@ async fn requests_wait_for_a_move_and_go_to_the_new_region() {
 }
 
 #[tokio::test]
-async fn running_out_of_time_releases_nothing() {
-    let fleet = Fleet::new().await;
-    let _gate = fleet.gate("us-east-1").await;
-    let edge = fleet.edge().await;
-    until_status(&edge, "/", 200).await;
-    let hits = fleet.east.hits();
-    let revision = fleet.hold(400).await;
-    fleet.acknowledged(&["edge"], revision).await;
-    let answer = edge.get(HOST, "/").await.unwrap();
-    assert_eq!(answer.status(), 503);
-    assert!(answer.headers().contains_key("retry-after"));
-    assert!(answer.text().await.unwrap().contains("problems/hold-timeout"));
-    assert_eq!(fleet.east.hits(), hits);
-    fleet.serve("us-east-1").await;
-    until_status(&edge, "/", 200).await;
-}
-
-#[tokio::test]
 async fn an_edge_whose_watch_is_cut_follows_the_421() {
     let fleet = Fleet::new().await;
     let _east = fleet.gate("us-east-1").await;
     let _west = fleet.gate("us-west-2").await;
-    // The edge sees etcd through a link of its own, the gates through the cluster's.
-    let link = domicile_chaos_kit::link::Link::start(fleet.etcd.members()[0].direct()).await.unwrap();
-    let mut args = fleet.args("edge", "edge", "eu-west-1");
-    let at = args.iter().position(|a| a == "--registry").unwrap();
-    args[at + 1] = format!("etcd://{}", link.addr());
-    let edge = crate::kit::Router::start("edge", fleet.dir.path(), &args).await;
+    // The gates see etcd through the cluster's link.
+    let (edge, link) = fleet.linked_edge_as(Sabotage::None).await;
     until_status(&edge, "/", 200).await;
     link.control().stall();
     let revision = fleet.hold(20_000).await;
@@ -96,34 +75,4 @@ async fn an_edge_whose_watch_is_cut_follows_the_421() {
     assert_eq!(fleet.east.hits(), hits, "the old region's application saw none of it");
     let metrics = edge.admin("/metrics").await.1;
     assert!(!metrics.contains("domicile_router_follows_total 0"), "{metrics}");
-}
-
-#[tokio::test]
-async fn an_applications_own_421_is_passed_on_and_its_headers_are_not() {
-    let fleet = Fleet::new().await;
-    let _gate = fleet.gate("us-east-1").await;
-    let edge = fleet.edge().await;
-    until_status(&edge, "/", 200).await;
-    let answer = edge.get(HOST, "/own-421").await.unwrap();
-    assert_eq!(answer.status(), 421);
-    assert!(!answer.headers().contains_key("domicile-gate"));
-    assert_eq!(answer.headers()["domicile-epoch"], "1", "not the application's 99");
-    assert_eq!(answer.text().await.unwrap(), "mine");
-}
-
-#[tokio::test]
-async fn residency_is_refused_and_nothing_is_sent() {
-    let fleet = Fleet::new().await;
-    let _gate = fleet.gate("us-east-1").await;
-    let edge = fleet.edge().await;
-    until_status(&edge, "/", 200).await;
-    // Nobody should ever write this; if somebody does, nothing leaves.
-    fleet.serve("eu-west-1").await;
-    until_status(&edge, "/", 451).await;
-    // From here on: until the table had it, requests still went to the old holder.
-    let hits = fleet.east.hits();
-    for _ in 0..5 {
-        assert_eq!(edge.get(HOST, "/").await.unwrap().status(), 451);
-    }
-    assert_eq!(fleet.east.hits(), hits);
 }

@@ -10,7 +10,7 @@ use crate::kit::{BIN, Fleet, HOST, Router, SOON, until_status};
 async fn mistakes_come_at_once_and_a_taken_address_is_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let bad = ["--role".into(), "x".into(), "--registry".into(), "ftp://a".into()];
-    let router = Router::launch("bad", dir.path(), BIN, &bad, &[]);
+    let router = Router::launch("bad", dir.path(), BIN, &bad, None);
     assert_eq!(router.process.wait(SOON).await.unwrap().code(), Some(64));
     let log = router.process.tail();
     assert!(log.contains("--role") && log.contains("--registry"), "{log}");
@@ -19,7 +19,7 @@ async fn mistakes_come_at_once_and_a_taken_address_is_a_failure() {
     let file = format!("file:{}", dir.path().join("r.toml").display());
     let listen = taken.local_addr().unwrap().to_string();
     let args = ["--registry".into(), file, "--listen".into(), listen.clone()];
-    let router = Router::launch("taken", dir.path(), BIN, &args, &[]);
+    let router = Router::launch("taken", dir.path(), BIN, &args, None);
     assert_eq!(router.process.wait(SOON).await.unwrap().code(), Some(1));
     assert!(router.process.tail().contains(&listen));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use domicile_chaos_kit::etcd::EtcdCluster;
+use domicile_chaos_kit::link::Link;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::process::{Process, Spec};
 use domicile_chaos_kit::wait::eventually;
@@ -19,6 +20,7 @@ use domicile_model::{
     Placement, Region, RegionId, Residency, Revision, RouterId, RouterState, Tenant, TenantId, WitnessSet,
     WitnessState, World, WorldId,
 };
+use domicile_router::config::Sabotage;
 use domicile_store::codec::{decode, encode};
 use domicile_store::right::{first_right, take_right};
 use domicile_store::{Commit, Key, Op, Store, Txn};
@@ -102,8 +104,15 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
             ring.await;
         }
     }
+    // Word for word what a gate would say.
     if head.uri.path() == "/own-421" {
-        return (http::StatusCode::MISDIRECTED_REQUEST, [("domicile-gate", "moved")], "mine").into_response();
+        let told = [
+            ("domicile-gate", "moved"),
+            ("domicile-cell", "mercy"),
+            ("domicile-epoch", "9"),
+            ("domicile-region", "us-west-2"),
+        ];
+        return (http::StatusCode::MISDIRECTED_REQUEST, told, "mine").into_response();
     }
     if head.uri.path() == "/dripping" {
         let drops = futures::stream::unfold(0, |n| async move {
@@ -133,21 +142,33 @@ pub(crate) fn client() -> reqwest::Client {
 impl Router {
     /// Starts the binary and waits until it is ready.
     pub(crate) async fn start(name: &str, dir: &Path, args: &[String]) -> Self {
-        let r = Self::launch(name, dir, BIN, args, &[]);
+        let r = Self::launch(name, dir, BIN, args, None);
         r.until_ready().await;
         r
     }
 
-    /// The same router, broken on purpose: see `sabotaged_router_process` in proofs.rs.
-    pub(crate) async fn start_sabotaged(name: &str, dir: &Path, args: &[String]) -> Self {
+    /// The same router, broken on purpose: see `sabotaged_router_process` in switches.rs.
+    pub(crate) async fn start_as(sabotage: Sabotage, name: &str, dir: &Path, args: &[String]) -> Self {
+        if sabotage == Sabotage::None {
+            return Self::start(name, dir, args).await;
+        }
         let exe = std::env::current_exe().unwrap();
-        let test = ["proofs::sabotaged_router_process", "--exact", "--ignored", "--nocapture"];
-        let r = Self::launch(name, dir, exe.to_str().unwrap(), args, &test);
+        let sabotage = format!("{sabotage:?}");
+        let test =
+            ["switches::sabotaged_router_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+        let r = Self::launch(name, dir, exe.to_str().unwrap(), args, Some((&test, &sabotage)));
         r.until_ready().await;
         r
     }
 
-    pub(crate) fn launch(name: &str, dir: &Path, program: &str, args: &[String], before: &[&str]) -> Self {
+    /// With the arguments and the sabotage of a broken one, it is this program itself.
+    pub(crate) fn launch(
+        name: &str,
+        dir: &Path,
+        program: &str,
+        args: &[String],
+        broken: Option<(&[&str], &str)>,
+    ) -> Self {
         let value = |flag: &str| {
             let at = args.iter().position(|a| a == flag);
             at.and_then(|i| args.get(i + 1)).and_then(|v| v.parse().ok())
@@ -161,10 +182,13 @@ impl Router {
         if value("--admin").is_none() {
             all.extend(["--admin".into(), admin.to_string()]);
         }
-        let spec = if before.is_empty() {
-            Spec::new(name, program, dir).args(&all)
-        } else {
-            Spec::new(name, program, dir).args(before).env("DOMICILE_TEST_ARGS", all.join("\n"))
+        let spec = Spec::new(name, program, dir);
+        let spec = match broken {
+            None => spec.args(&all),
+            Some((before, sabotage)) => spec
+                .args(before)
+                .env("DOMICILE_TEST_ARGS", all.join("\n"))
+                .env("DOMICILE_TEST_SABOTAGE", sabotage),
         };
         Self { process: Process::start(spec).unwrap(), listen, admin, id: name.to_owned() }
     }
@@ -216,6 +240,8 @@ pub(crate) struct Fleet {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) east: Origin,
     pub(crate) west: Origin,
+    /// Application and ingress of a region that the tenant's policy forbids: what it sees has left the country.
+    pub(crate) abroad: Origin,
     pub(crate) gates: BTreeMap<&'static str, SocketAddr>,
 }
 
@@ -227,12 +253,13 @@ impl Fleet {
         let direct = format!("etcd://{}", etcd.members()[0].direct());
         let store = EtcdStore::connect(direct.parse().unwrap()).await.unwrap();
         let (east, west) = (Origin::start("east").await, Origin::start("west").await);
+        let abroad = Origin::start("abroad").await;
         let world = World { id: WorldId::new(), reconciled: true, constants: QUICK };
         let gates: BTreeMap<_, _> =
             ["us-east-1", "us-west-2"].into_iter().map(|r| (r, free_address().unwrap())).collect();
         let mut txn = Txn::bare().op(Op::Put(Key::World, encode(&world), None));
         for (id, country) in [("us-east-1", "US"), ("us-west-2", "US"), ("eu-west-1", "IE")] {
-            let ingress = gates.get(id).copied().into_iter().collect();
+            let ingress = vec![gates.get(id).copied().unwrap_or(abroad.addr)];
             let id = region(id);
             let record = Region { id: id.clone(), country: Country::new(country).unwrap(), ingress };
             txn = txn.put(Key::Region(id), &record);
@@ -246,6 +273,7 @@ impl Fleet {
             application: BTreeMap::from([
                 (region("us-east-1"), vec![east.addr]),
                 (region("us-west-2"), vec![west.addr]),
+                (region("eu-west-1"), vec![abroad.addr]),
             ]),
             database: None,
         };
@@ -274,7 +302,7 @@ impl Fleet {
         };
         let txn = first_right(txn, &placement).unwrap();
         assert!(matches!(store.commit(txn).await.unwrap(), Commit::Done(_)));
-        Self { etcd, store, world, dir, east, west, gates }
+        Self { etcd, store, world, dir, east, west, abroad, gates }
     }
 
     pub(crate) fn args(&self, role: &str, id: &str, region: &str) -> Vec<String> {
@@ -311,12 +339,31 @@ impl Fleet {
     }
 
     pub(crate) async fn gate(&self, region: &str) -> Router {
-        let id = format!("gate-{region}");
-        Router::start(&id, self.dir.path(), &self.args("gate", &id, region)).await
+        self.gate_as(Sabotage::None, region).await
     }
 
     pub(crate) async fn edge(&self) -> Router {
-        Router::start("edge", self.dir.path(), &self.args("edge", "edge", "eu-west-1")).await
+        self.edge_as(Sabotage::None).await
+    }
+
+    /// A gate, broken on purpose.
+    pub(crate) async fn gate_as(&self, sabotage: Sabotage, region: &str) -> Router {
+        let id = format!("gate-{region}");
+        Router::start_as(sabotage, &id, self.dir.path(), &self.args("gate", &id, region)).await
+    }
+
+    /// An edge, broken on purpose.
+    pub(crate) async fn edge_as(&self, sabotage: Sabotage) -> Router {
+        Router::start_as(sabotage, "edge", self.dir.path(), &self.args("edge", "edge", "eu-west-1")).await
+    }
+
+    /// An edge that sees the registry through a link of its own.
+    pub(crate) async fn linked_edge_as(&self, sabotage: Sabotage) -> (Router, Link) {
+        let link = Link::start(self.etcd.members()[0].direct()).await.unwrap();
+        let mut args = self.args("edge", "edge", "eu-west-1");
+        let at = args.iter().position(|a| a == "--registry").unwrap();
+        args[at + 1] = format!("etcd://{}", link.addr());
+        (Router::start_as(sabotage, "edge", self.dir.path(), &args).await, link)
     }
 
     pub(crate) async fn placement(&self) -> (Placement, Revision) {

@@ -8,3 +8,4 @@ mod file_mode;
 mod kit;
 mod moves;
 mod proofs;
+mod switches;

@@ -2,22 +2,10 @@
 
 use std::time::Duration;
 
-use clap::Parser;
 use domicile_chaos_kit::wait::eventually;
-use domicile_router::config::{Given, Sabotage, parse};
+use domicile_router::config::Sabotage;
 
 use crate::kit::{Fleet, HOST, QUICK, Router, SOON, client, until_status};
-
-/// Not a test: the process of a router that is broken on purpose. The product has no switch that leads here.
-#[test]
-#[ignore = "started by other tests as a process of its own"]
-fn sabotaged_router_process() {
-    let Ok(args) = std::env::var("DOMICILE_TEST_ARGS") else { return };
-    let given = Given::try_parse_from(std::iter::once("domicile-router").chain(args.lines())).unwrap();
-    let mut config = parse(given).unwrap();
-    config.sabotage = Sabotage::AnswersUnchecked;
-    domicile_router::app::build(config).and_then(domicile_router::app::run).unwrap();
-}
 
 #[tokio::test]
 async fn a_gate_that_loses_the_registry_stops_within_a_fence() {
@@ -44,14 +32,10 @@ async fn a_gate_that_loses_the_registry_stops_within_a_fence() {
 }
 
 /// SIGSTOP between admitting and answering, woken after the move: the application has answered, the gate must not.
-async fn sleeps_through_a_move(sabotaged: bool) -> reqwest::Result<reqwest::StatusCode> {
+async fn sleeps_through_a_move(sabotage: Sabotage) -> reqwest::Result<reqwest::StatusCode> {
     let fleet = Fleet::new().await;
     let args = fleet.args("gate", "gate-us-east-1", "us-east-1");
-    let gate = if sabotaged {
-        Router::start_sabotaged("gate-us-east-1", fleet.dir.path(), &args).await
-    } else {
-        Router::start("gate-us-east-1", fleet.dir.path(), &args).await
-    };
+    let gate = Router::start_as(sabotage, "gate-us-east-1", fleet.dir.path(), &args).await;
     until_status(&gate, "/", 200).await;
     let request = tokio::spawn(client().post(gate.url("/gated")).header("host", HOST).body("write").send());
     eventually(SOON, "the application has the request", || async {
@@ -76,7 +60,7 @@ async fn sleeps_through_a_move(sabotaged: bool) -> reqwest::Result<reqwest::Stat
 
 #[tokio::test]
 async fn a_gate_that_slept_through_a_move_acknowledges_nothing() {
-    match sleeps_through_a_move(false).await {
+    match sleeps_through_a_move(Sabotage::None).await {
         Ok(status) => assert_eq!(status, 502),
         // Cut.
         Err(error) => assert!(!error.is_timeout(), "{error}"),
@@ -85,7 +69,11 @@ async fn a_gate_that_slept_through_a_move_acknowledges_nothing() {
 
 #[tokio::test]
 async fn without_the_check_the_same_gate_would_acknowledge() {
-    assert_eq!(sleeps_through_a_move(true).await.unwrap(), 200, "the test above could not fail");
+    assert_eq!(
+        sleeps_through_a_move(Sabotage::AnswersUnchecked).await.unwrap(),
+        200,
+        "the test above could not fail"
+    );
 }
 
 #[tokio::test]
