@@ -80,18 +80,7 @@ impl WitnessBook {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
             Err(e) => return Err(error("read")(e)),
         };
-        let mut book = Self {
-            journal: None,
-            world: None,
-            known: HashMap::new(),
-            verified: false,
-            quiet: Quiet {
-                started: now,
-                reached: Revision::ZERO,
-                newest: Revision::ZERO,
-                pending: VecDeque::new(),
-            },
-        };
+        let mut book = Self::forgetful(now);
         let mut whole = existed;
         let mut lines = text.split(|b| *b == b'\n').peekable();
         while let Some(line) = lines.next() {

@@ -20,14 +20,14 @@ pub(super) fn tenants(
     mut drafts: BTreeMap<CellId, Draft>,
     read: &mut Read,
 ) {
-    let mut silos = BTreeMap::new();
+    let mut found = Found { drafts: &drafts, silos: BTreeMap::new() };
     for (name, value) in section(walk, root, "tenants", "[tenants.mercy-health]") {
         let Some(tenant_id) = id(walk, name, TenantId::new) else { continue };
-        if let Some(tenant) = tenant(walk, name, value, &tenant_id, &drafts, &mut silos) {
+        if let Some(tenant) = found.tenant(walk, name, value, &tenant_id) {
             read.fleet.tenants.insert(tenant_id, tenant);
         }
     }
-    for (cell, silo) in silos {
+    for (cell, silo) in found.silos {
         let draft = drafts.remove(&cell).unwrap_or_else(Draft::empty);
         match silo {
             Some(pair) => {
@@ -64,60 +64,71 @@ pub(super) fn tenants(
     }
 }
 
-/// Silo cells by their ids; none where the regions could not be read.
-type Silos = BTreeMap<CellId, Option<RegionPair>>;
-
-fn tenant(
-    walk: &mut Walk,
-    name: &Name<'_>,
-    value: &Value<'_>,
-    id: &TenantId,
-    drafts: &BTreeMap<CellId, Draft>,
-    silos: &mut Silos,
-) -> Option<Tenant> {
-    let place = format!("tenant `{id}`");
-    let table = walk.table(value, &place, "[tenants.mercy-health]")?;
-    walk.unknown_keys(table, &place, &KEYS);
-    let display = get(table, "name").and_then(|(_, v)| word(walk, v, &format!("name of {place}")));
-    let hosts = get(table, "hosts").map(|(_, v)| hosts(walk, v, &place)).unwrap_or_default();
-    let residency = get(table, "residency").map(|(_, v)| residency(walk, v, &place)).unwrap_or_default();
-    let cell = cell(walk, name, table, id, drafts, silos)?;
-    Some(Tenant { id: id.clone(), name: display.unwrap_or_else(|| id.to_string()), cell, hosts, residency })
+/// Cells, as far as they are known while the tenants are read.
+struct Found<'a> {
+    /// Those with a section of their own.
+    drafts: &'a BTreeMap<CellId, Draft>,
+    /// Silo cells; none where the regions could not be read.
+    silos: BTreeMap<CellId, Option<RegionPair>>,
 }
 
-/// The cell that a tenant lives in. What is wrong with it is noted; the id is none only if `cell` itself can't be read.
-fn cell(
-    walk: &mut Walk,
-    name: &Name<'_>,
-    table: &DeTable<'_>,
-    id: &TenantId,
-    drafts: &BTreeMap<CellId, Draft>,
-    silos: &mut Silos,
-) -> Option<CellId> {
-    let place = format!("tenant `{id}`");
-    let regions = get(table, "primary").or_else(|| get(table, "dr"));
-    if let Some((_, value)) = get(table, "cell") {
-        if let Some((key, _)) = regions {
-            walk.mistake(
-                Some(key.span()),
-                format!("{place} names a cell and `{}` of its own", key.get_ref()),
-                "a tenant in a cell moves with the cell: remove `primary` and `dr`, or `cell`",
-            );
+impl Found<'_> {
+    fn tenant(
+        &mut self,
+        walk: &mut Walk,
+        name: &Name<'_>,
+        value: &Value<'_>,
+        id: &TenantId,
+    ) -> Option<Tenant> {
+        let place = format!("tenant `{id}`");
+        let table = walk.table(value, &place, "[tenants.mercy-health]")?;
+        walk.unknown_keys(table, &place, &KEYS);
+        let display = get(table, "name").and_then(|(_, v)| word(walk, v, &format!("name of {place}")));
+        let hosts = get(table, "hosts").map(|(_, v)| hosts(walk, v, &place)).unwrap_or_default();
+        let residency = get(table, "residency").map(|(_, v)| residency(walk, v, &place)).unwrap_or_default();
+        let cell = self.cell(walk, name, table, id)?;
+        Some(Tenant {
+            id: id.clone(),
+            name: display.unwrap_or_else(|| id.to_string()),
+            cell,
+            hosts,
+            residency,
+        })
+    }
+
+    /// The cell that a tenant lives in. What is wrong with it is noted; the id is none only if `cell` itself can't be read.
+    fn cell(
+        &mut self,
+        walk: &mut Walk,
+        name: &Name<'_>,
+        table: &DeTable<'_>,
+        id: &TenantId,
+    ) -> Option<CellId> {
+        let place = format!("tenant `{id}`");
+        let regions = get(table, "primary").or_else(|| get(table, "dr"));
+        if let Some((_, value)) = get(table, "cell") {
+            if let Some((key, _)) = regions {
+                walk.mistake(
+                    Some(key.span()),
+                    format!("{place} names a cell and `{}` of its own", key.get_ref()),
+                    "a tenant in a cell moves with the cell: remove `primary` and `dr`, or `cell`",
+                );
+            }
+            return cell_id(walk, value, &format!("cell of {place}"));
         }
-        return cell_id(walk, value, &format!("cell of {place}"));
+        let own = CellId::new(id.as_str()).ok()?;
+        if regions.is_some() {
+            self.silos.insert(own.clone(), pair(walk, name, table, &place));
+        } else if !self.drafts.get(&own).is_some_and(|draft| draft.names_regions) {
+            walk.mistake(
+                Some(name.span()),
+                format!("{place} has neither `cell` nor `primary` and `dr`"),
+                "name the cell that it shares, or give it primary = \"…\" and dr = \"…\" of its own",
+            );
+            self.silos.insert(own.clone(), None);
+        }
+        Some(own)
     }
-    let own = CellId::new(id.as_str()).ok()?;
-    if regions.is_some() {
-        silos.insert(own.clone(), pair(walk, name, table, &place));
-    } else if !drafts.get(&own).is_some_and(|draft| draft.names_regions) {
-        walk.mistake(
-            Some(name.span()),
-            format!("{place} has neither `cell` nor `primary` and `dr`"),
-            "name the cell that it shares, or give it primary = \"…\" and dr = \"…\" of its own",
-        );
-        silos.insert(own.clone(), None);
-    }
-    Some(own)
 }
 
 fn hosts(walk: &mut Walk, value: &Value<'_>, place: &str) -> BTreeSet<HostPattern> {
