@@ -5,6 +5,13 @@ use std::net::SocketAddr;
 use domicile_model::{CellId, Country, Epoch, Phase, RegionId, RouterId, TenantId};
 use serde::{Deserialize, Serialize};
 
+/// Header of answers about the registry: how old the look is that the answer rests on, in milliseconds; 0 for one that
+/// was made for this request.
+pub const AGE_MS: &str = "domicile-age-ms";
+/// Header of answers about the registry: the name of the control plane that leads. Missing while nobody does, and when
+/// the answering one can't know.
+pub const LEADER: &str = "domicile-leader";
+
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {

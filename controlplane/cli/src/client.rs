@@ -1,14 +1,17 @@
 //! The HTTP API as the commands see it: several servers tried in order, problems turned into sentences.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::problem::Problem;
+use domicile_api::views::{AGE_MS, LEADER};
 use domicile_model::SecretRef;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::Global;
+use crate::asking::{Heard, Said, Weight};
 use crate::exit::Exit;
 use crate::fail::Failure;
 
@@ -16,6 +19,9 @@ use crate::fail::Failure;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long an answer may take: a change is passed on to the leader and may be several transactions.
 const ANSWER: Duration = Duration::from_secs(40);
+/// How long a read may take while another server can still be asked: longer than a server takes to find out that its
+/// registry is silent.
+const READ: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are read.
 const LIMIT: usize = 256 << 20;
 
@@ -25,6 +31,7 @@ pub struct Client {
     http: reqwest::Client,
     servers: Vec<String>,
     token: Option<SecretRef>,
+    notes: Arc<Mutex<Vec<String>>>,
 }
 
 /// One call.
@@ -66,15 +73,24 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT)
+            // A kept connection may be closed by the server while a person thinks over a question: an order sent on it
+            // would have an unknown outcome.
+            .pool_max_idle_per_host(0)
             .build()
             .map_err(|e| Failure::new(Exit::Internal, format!("no HTTP client: {e}")))?;
-        Ok(Self { http, servers, token })
+        Ok(Self { http, servers, token, notes: Arc::default() })
     }
 
     /// The servers, in order.
     #[must_use]
     pub fn servers(&self) -> usize {
         self.servers.len()
+    }
+
+    /// What people should know about the answers so far. Each is told once.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// `GET`.
@@ -155,37 +171,41 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Failure> {
-        let mut last: Option<Failure> = None;
-        for server in &self.servers {
-            match self.ask(server, &call).await {
-                Ok(bytes) => {
-                    return serde_json::from_slice(&bytes).map_err(|e| {
-                        Failure::new(
-                            Exit::Internal,
-                            format!("{server}{} answered something else than expected: {e}", call.path),
-                        )
-                        .hint("client and server may be of different versions: compare `domicile --version`")
-                    });
-                }
-                Err(Ask::Next(failure)) => {
-                    // "Nobody leads" says more than "did not answer".
-                    if last.as_ref().is_none_or(|l| l.exit == Exit::Unavailable) {
-                        last = Some(failure);
-                    }
-                }
-                Err(Ask::Stop(failure)) => return Err(failure),
+        let mut heard = Heard::default();
+        let mut verdict = None;
+        for (n, server) in self.servers.iter().enumerate() {
+            let patience = if call.is_read() && n + 1 < self.servers.len() { READ } else { ANSWER };
+            verdict = heard.take(self.ask(server, &call, patience).await);
+            if verdict.is_some() {
+                break;
             }
         }
-        Err(last.unwrap_or_else(|| {
-            Failure::new(Exit::Usage, "no server was given").hint("use --server or DOMICILE_SERVER")
-        }))
+        let Some(verdict) = verdict.or_else(|| heard.end()) else {
+            return Err(
+                Failure::new(Exit::Usage, "no server was given").hint("use --server or DOMICILE_SERVER")
+            );
+        };
+        if let Some(note) = verdict.note {
+            let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            // One command may read several times; each time the same is said.
+            notes.clear();
+            notes.push(note);
+        }
+        serde_json::from_slice(&verdict.answer?).map_err(|e| {
+            let servers = self.servers.join(", ");
+            let what =
+                format!("the answer to {} is something else than expected: {e} (asked {servers})", call.path);
+            Failure::new(Exit::Internal, what)
+                .hint("client and server may be of different versions: compare `domicile --version`")
+        })
     }
 
-    async fn ask(&self, server: &str, call: &Call<'_>) -> Result<Vec<u8>, Ask> {
-        let mut request = self
-            .authorized(self.http.request(call.method.clone(), format!("{server}{}", call.path)))
-            .map_err(Ask::Stop)?
-            .timeout(ANSWER);
+    async fn ask(&self, server: &str, call: &Call<'_>, patience: Duration) -> Said {
+        let request = self.http.request(call.method.clone(), format!("{server}{}", call.path));
+        let mut request = match self.authorized(request) {
+            Ok(request) => request.timeout(patience),
+            Err(failure) => return Said::Final(Err(failure)),
+        };
         if let Some(body) = &call.body {
             request = request.header("content-type", "application/json").body(body.clone());
         }
@@ -194,34 +214,70 @@ impl Client {
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) if error.is_connect() || call.repeatable => {
-                return Err(Ask::Next(unreachable_server(server, &chain(&error))));
+            Err(error) if error.is_connect() => {
+                return Said::Not(Weight::Silent, unreachable_server(server, &chain(&error)));
             }
-            Err(error) => {
-                return Err(Ask::Stop(
-                    Failure::new(
-                        Exit::Unavailable,
-                        format!("{server} got the order but no answer came: {}", chain(&error)),
-                    )
-                    .hint("it may or may not have been done: look with `domicile failover show` first"),
-                ));
-            }
+            Err(error) => return call.lost(server, &chain(&error)),
         };
         let status = answer.status();
-        if status.is_success() {
-            return read(answer).await.map_err(|e| Ask::Next(unreachable_server(server, &e)));
+        let age_ms = header(&answer, AGE_MS).and_then(|age| age.parse().ok());
+        // Who does not say how old its look is has looked for this very call.
+        let poor = age_ms.filter(|_| header(&answer, LEADER).is_none());
+        let told = if status.is_success() {
+            match read(answer).await {
+                Ok(bytes) => Ok(bytes),
+                Err(why) => return call.lost(server, &why),
+            }
+        } else {
+            let failure = Failure::of_problem(problem(answer).await, server);
+            match call.weighs(status) {
+                Some(weight) => return Said::Not(weight, failure),
+                None => Err(failure),
+            }
+        };
+        match poor {
+            Some(age_ms) => Said::Poor { age_ms, server: server.to_owned(), answer: told },
+            None => Said::Final(told),
         }
-        let failure = Failure::of_problem(problem(answer).await, server);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            return Err(Ask::Next(failure));
-        }
-        Err(Ask::Stop(failure))
     }
 }
 
-enum Ask {
-    Next(Failure),
-    Stop(Failure),
+impl Call<'_> {
+    fn is_read(&self) -> bool {
+        self.method == Method::GET
+    }
+
+    /// No answer came to what was sent.
+    fn lost(&self, server: &str, why: &str) -> Said {
+        if self.repeatable {
+            let weight = if self.is_read() { Weight::Silent } else { Weight::Uncertain };
+            return Said::Not(weight, unreachable_server(server, why));
+        }
+        let failure =
+            Failure::new(Exit::Unavailable, format!("{server} got the order but no answer came: {why}"))
+                .hint("it may or may not have been done: look with `domicile failover show` first");
+        Said::Final(Err(failure))
+    }
+
+    /// What an answer of this status weighs; none if it is the answer, or if nobody else may be asked after it.
+    fn weighs(&self, status: StatusCode) -> Option<Weight> {
+        match status {
+            // By the API's contract nothing was done.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Weight::Refused),
+            StatusCode::UNAUTHORIZED => Some(Weight::Stranger),
+            _ if !status.is_server_error() => None,
+            _ if self.is_read() => Some(Weight::Refused),
+            // It may have been done: only what does no harm twice goes on.
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT if self.repeatable => {
+                Some(Weight::Uncertain)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn header<'a>(answer: &'a reqwest::Response, name: &str) -> Option<&'a str> {
+    answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 fn encode<B: Serialize>(body: &B) -> Result<Vec<u8>, Failure> {

@@ -16,13 +16,15 @@ pub struct Failure {
     pub hint: Option<String>,
     /// All of them, when there are several.
     pub mistakes: Vec<String>,
+    /// What other servers said that were asked.
+    pub others: Vec<String>,
 }
 
 impl Failure {
     /// A failure with this code and sentence.
     #[must_use]
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), hint: None, mistakes: Vec::new() }
+        Self { exit, what: what.into(), hint: None, mistakes: Vec::new(), others: Vec::new() }
     }
 
     /// With what to do next.
@@ -48,6 +50,7 @@ impl Failure {
             what: format!("{} (said {server})", problem.detail.trim_end_matches('.')),
             hint: problem.hint,
             mistakes,
+            others: Vec::new(),
         }
     }
 
@@ -58,6 +61,9 @@ impl Failure {
         let mut text = String::new();
         for mistake in &self.mistakes {
             let _ = writeln!(text, "{mistake}");
+        }
+        for other in &self.others {
+            let _ = writeln!(text, "also asked: {other}");
         }
         let _ = writeln!(text, "error: {}", self.what);
         if let Some(hint) = &self.hint {

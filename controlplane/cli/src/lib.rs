@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod args;
+mod asking;
 pub mod cell;
 pub mod check;
 pub mod client;
@@ -87,7 +88,15 @@ async fn dispatch(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         _ => {}
     }
     let client = Client::new(&cli.global)?;
-    let client = &client;
+    let ended = ask(cli, &client, out).await;
+    // After the data, so that a person reads it last.
+    for note in client.notes() {
+        out.say(&note)?;
+    }
+    ended
+}
+
+async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Apply(args) => apply::run(args, client, out).await,
         Command::Status => status::run(client, out).await,

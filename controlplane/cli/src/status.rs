@@ -31,7 +31,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
         }
     }
     if status.leader.is_none() {
-        out.say("nobody leads: reads work, changes do not. A control plane takes over within the lease; if not, look at its log")?;
+        out.say("no leader is known: changes do not work now. A control plane takes over within the lease; if none does, look at their logs")?;
         return Ok(Exit::Temporary);
     }
     Ok(Exit::Ok)

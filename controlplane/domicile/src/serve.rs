@@ -12,7 +12,7 @@ use domicile_model::clock::Clock;
 use domicile_model::links::AddressMap;
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
 use domicile_server::serve::{constants, options};
-use domicile_server::{CancellationToken, Config, Operators, ServeError, Server};
+use domicile_server::{CancellationToken, Config, Limits, Operators, ServeError, Server, chain};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
 
 use crate::logs;
@@ -53,6 +53,8 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         listen: args.listen,
         advertise: args.advertise,
         operators,
+        tokens: Some(args.tokens.clone()),
+        limits: Limits::default(),
         constants,
         lease: args.lease,
         links,
@@ -94,14 +96,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             }
             told.cancel();
         });
-        server.run(cancel).await.map_err(|e| failed(&e))
+        server.run(cancel).await;
+        Ok(())
     })
 }
 
 fn failed(error: &ServeError) -> Failure {
     let exit = match error {
         ServeError::Constants(_) | ServeError::Lease(_) => Exit::Usage,
-        ServeError::Listen { .. } | ServeError::Accept { .. } => Exit::Io,
+        ServeError::Listen { .. } => Exit::Io,
         ServeError::Start(_) => Exit::Internal,
     };
     Failure::new(exit, chain(error))
@@ -126,16 +129,4 @@ pub(crate) async fn told_to_stop() -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut at = error.source();
-    while let Some(source) = at {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        at = source.source();
-    }
-    text
 }

@@ -9,7 +9,7 @@ use domicile_api::moves::{LogEvent, MoveStatus, MoveView};
 use domicile_model::clock::Clock;
 use domicile_model::{Cell, MoveClaim, MoveId, World};
 use domicile_store::codec::decode;
-use domicile_store::{Key, Leadership, Store};
+use domicile_store::{Key, Leadership, Op, Store};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,19 +63,21 @@ impl Engine {
     }
 
     /// A person's answer to a stuck move: try the step again, forward or back as it was going. A forced move that
-    /// asked for more consent gets it here.
+    /// asked for more consent gets it here. `also` are writes that stand or fall with it, such as its entry in the audit
+    /// log.
     ///
     /// # Errors
     /// When the move is not stuck, or this control plane does not lead.
     pub async fn retry(
         &self,
         id: MoveId,
+        also: Vec<Op>,
         by: &str,
         consent: Consent,
         leadership: &Leadership,
         world: &World,
     ) -> Result<(), MoveError> {
-        self.verb(id, leadership, world, &format!("retry, by {by}"), |flow| {
+        self.verb(id, also, leadership, world, &format!("retry, by {by}"), |flow| {
             flow.outputs.consented = consent.accept_loss.or(flow.outputs.consented);
             flow.request.accept_unknown |= consent.accept_unknown;
             flow.status = if flow.back { MoveStatus::RollingBack } else { MoveStatus::Running };
@@ -84,18 +86,19 @@ impl Engine {
         .await
     }
 
-    /// A person's answer to a stuck move: turn back. Only before the intent to promote.
+    /// A person's answer to a stuck move: turn back. Only before the intent to promote. `also` as in [`Engine::retry`].
     ///
     /// # Errors
     /// When the move is not stuck or can't turn back any more, or this control plane does not lead.
     pub async fn rollback(
         &self,
         id: MoveId,
+        also: Vec<Op>,
         by: &str,
         leadership: &Leadership,
         world: &World,
     ) -> Result<(), MoveError> {
-        self.verb(id, leadership, world, &format!("roll back, by {by}"), |flow| {
+        self.verb(id, also, leadership, world, &format!("roll back, by {by}"), |flow| {
             if flow.past_return() {
                 return Err(MoveError::NotNow(format!(
                     "move {id} can't turn back: its promotion was intended; retry it"
@@ -112,6 +115,7 @@ impl Engine {
     async fn verb(
         &self,
         id: MoveId,
+        also: Vec<Op>,
         leadership: &Leadership,
         world: &World,
         note: &str,
@@ -124,7 +128,7 @@ impl Engine {
         };
         let mut changed = run.flow.clone();
         change(&mut changed)?;
-        run.edge(Edge::of(&step, LogEvent::Verb, note), |flow, _| {
+        run.edge(Edge::of(&step, LogEvent::Verb, note).also(also), |flow, _| {
             let (steps, log, attempt) = (flow.steps.clone(), flow.log, flow.attempt);
             *flow = Workflow { steps, log, attempt, ..changed };
         })

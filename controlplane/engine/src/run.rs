@@ -9,7 +9,7 @@ use domicile_model::clock::{BootTime, Clock, pause};
 use domicile_model::{Cell, Placement, RegionId, Revision, Token, World};
 use domicile_store::codec::{decode, encode};
 use domicile_store::right::take_right;
-use domicile_store::{Commit, Entry, Key, Leadership, Listing, Precondition, Store, StoreError, Txn};
+use domicile_store::{Commit, Entry, Key, Leadership, Listing, Op, Precondition, Store, StoreError, Txn};
 use jiff::Timestamp;
 
 use crate::error::Halt;
@@ -56,6 +56,8 @@ pub(crate) struct Edge<'a> {
     pub(crate) right: Option<Right>,
     /// The move is over: its claim goes.
     pub(crate) release: bool,
+    /// Written in the same transaction.
+    pub(crate) also: Vec<Op>,
 }
 
 impl<'a> Edge<'a> {
@@ -70,6 +72,11 @@ impl<'a> Edge<'a> {
 
     pub(crate) fn right(mut self, right: Right) -> Self {
         self.right = Some(right);
+        self
+    }
+
+    pub(crate) fn also(mut self, also: Vec<Op>) -> Self {
+        self.also = also;
         self
     }
 
@@ -216,6 +223,7 @@ impl Run {
         if edge.release {
             txn = txn.delete(Key::Move(flow.cell.clone()));
         }
+        txn = edge.also.into_iter().fold(txn, Txn::op);
         let txn = txn.put(Key::Workflow(flow.id), &flow);
         let revision = self.commit(txn, fences, &encode(&flow)).await?;
         for (step, event, note) in &edge.events {

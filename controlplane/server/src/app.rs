@@ -8,11 +8,11 @@ use domicile_model::clock::{BootTime, Clock};
 use domicile_model::links::AddressMap;
 use domicile_model::{RegionId, World};
 use domicile_store::{Leadership, Store, StoreError};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::current::Current;
 use crate::metrics::Metrics;
-use crate::operators::Operators;
+use crate::roster::Roster;
 
 /// How long a look at the registry may take before the last one is shown instead, with its age.
 const LOOK: Duration = Duration::from_secs(3);
@@ -39,7 +39,9 @@ pub struct App {
     /// Moves, and the samples that they rest on.
     pub engine: Arc<Engine>,
     /// Who may call.
-    pub operators: Operators,
+    pub roster: Roster,
+    /// Places for streams of events.
+    pub streams: Arc<Semaphore>,
     /// Whether this control plane leads.
     pub leading: watch::Receiver<Option<Arc<Led>>>,
     /// Held by whatever changes the fleet or starts a move, so that a policy can't tighten between the check of a
@@ -55,6 +57,17 @@ pub struct App {
     pub metrics: Metrics,
 }
 
+/// A look at the registry, as one request sees it.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// What was there.
+    pub current: Arc<Current>,
+    /// How old that is.
+    pub age: Duration,
+    /// The leader's name, if this look saw one. An older look proves nothing about now: not known is not "the last one".
+    pub leader: Option<String>,
+}
+
 /// The last look at the registry, and when a later one failed.
 #[derive(Debug, Default)]
 pub struct Looked {
@@ -64,12 +77,22 @@ pub struct Looked {
 
 impl App {
     /// The registry as of now: shows everything that was committed before the call. Requests that come together share
-    /// one look. If the registry does not answer, the last look is shown; [`Current::asked`] tells its age.
+    /// one look. If the registry does not answer, the last look is shown, with its age and without a leader.
     ///
     /// # Errors
     /// When the registry does not answer and was never seen.
-    pub async fn look(&self) -> Result<Arc<Current>, StoreError> {
+    pub async fn look(&self) -> Result<View, StoreError> {
         let arrived = self.clock.now();
+        let current = self.look_at(arrived).await?;
+        let fresh = current.asked >= arrived;
+        Ok(View {
+            age: if fresh { Duration::ZERO } else { self.clock.now().since(current.asked) },
+            leader: current.leader.clone().filter(|_| fresh),
+            current,
+        })
+    }
+
+    async fn look_at(&self, arrived: BootTime) -> Result<Arc<Current>, StoreError> {
         let mut looked = self.looked.lock().await;
         if let Some(last) = looked.last.as_ref().filter(|l| l.asked >= arrived) {
             return Ok(Arc::clone(last));

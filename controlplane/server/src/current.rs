@@ -8,7 +8,7 @@ use domicile_model::{
     CellId, Fleet, HostPattern, MoveClaim, MoveId, Placement, Revision, RouterId, RouterState, TenantId,
     WitnessState,
 };
-use domicile_store::{Entry, Key, Record, Store, StoreError, codec};
+use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 
 /// The registry's content as far as views and `apply` need it.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Current {
     pub revision: Revision,
     /// When it was asked for.
     pub asked: BootTime,
+    /// The name of the control plane that leads.
+    pub leader: Option<String>,
     /// Regions, jurisdictions, cells and tenants.
     pub fleet: Fleet,
     /// Where each of these keys, and each host claim, was last changed.
@@ -51,10 +53,12 @@ impl Current {
     pub async fn read(store: &dyn Store, clock: &Clock, hosts: bool) -> Result<Self, StoreError> {
         let asked = clock.now();
         let prefixes = VIEWS.into_iter().chain(hosts.then_some("hosts/"));
-        let listings = futures::future::try_join_all(prefixes.map(|p| store.list(p))).await?;
+        let listings = futures::future::try_join_all(prefixes.map(|p| store.list(p)));
+        let (listings, (_, leader)) = futures::try_join!(listings, store.read(&[Key::Leader]))?;
         let mut current = Self {
             revision: listings.iter().map(|l| l.header.revision).min().unwrap_or_default(),
             asked,
+            leader: None,
             fleet: Fleet::default(),
             modified: BTreeMap::new(),
             placements: BTreeMap::new(),
@@ -67,6 +71,9 @@ impl Current {
         };
         for entry in listings.into_iter().flat_map(|l| l.entries) {
             current.take(entry);
+        }
+        if let Some(entry) = leader.into_iter().flatten().next() {
+            current.leader = current.decode::<LeaderRecord>(&entry).map(|l| l.name);
         }
         for tenant in current.fleet.tenants.values() {
             current.tenants_of.entry(tenant.cell.clone()).or_default().insert(tenant.id.clone());

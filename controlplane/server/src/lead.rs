@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Led};
+use crate::causes::chain;
 
 /// How often the leader looks for cells without witnesses.
 const RECONCILE: Duration = Duration::from_secs(1);
@@ -142,16 +143,4 @@ async fn reconcile(app: &App, led: &Led) {
         }
         pause(RECONCILE).await;
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut at = error.source();
-    while let Some(source) = at {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        at = source.source();
-    }
-    text
 }

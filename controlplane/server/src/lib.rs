@@ -6,15 +6,20 @@
 pub mod app;
 pub mod apply;
 pub mod audit;
+mod causes;
 pub mod current;
+pub mod doors;
 mod http;
 mod lead;
 pub mod metrics;
 pub mod operators;
+mod roster;
 mod samples;
 pub mod serve;
 pub mod views;
 
+pub use causes::chain;
+pub use doors::Limits;
 pub use operators::{Operator, Operators, OperatorsError};
 pub use serve::{Config, ServeError, Server};
 pub use tokio_util::sync::CancellationToken;

@@ -16,6 +16,10 @@ pub struct Metrics {
     pub unauthorized: IntCounter,
     /// Changes passed on to the leader.
     pub forwarded: IntCounter,
+    /// Connections that are open.
+    pub connections: IntGauge,
+    /// 1 while the operators' file can't be used and the last good one counts.
+    pub tokens_broken: IntGauge,
 }
 
 impl Metrics {
@@ -35,12 +39,19 @@ impl Metrics {
             IntCounter::new("domicile_control_unauthorized_total", "requests with a missing or wrong token")?;
         let forwarded =
             IntCounter::new("domicile_control_forwarded_total", "changes passed on to the leader")?;
+        let connections = IntGauge::new("domicile_control_connections", "connections that are open")?;
+        let tokens_broken = IntGauge::new(
+            "domicile_control_tokens_broken",
+            "1 while the operators' file can't be used and the last good one counts",
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(tokens_broken.clone()))?;
         registry.register(Box::new(leading.clone()))?;
         registry.register(Box::new(elected.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(unauthorized.clone()))?;
         registry.register(Box::new(forwarded.clone()))?;
-        Ok(Self { registry, leading, elected, requests, unauthorized, forwarded })
+        Ok(Self { registry, leading, elected, requests, unauthorized, forwarded, connections, tokens_broken })
     }
 
     /// In Prometheus' text form.

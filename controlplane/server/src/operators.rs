@@ -1,10 +1,13 @@
 //! Who may call: operators by name, their tokens hashed at rest.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+/// Largest file that is read, in bytes.
+const LARGEST: u64 = 2 << 20;
 /// Most operators of a file.
 const MOST: usize = 10_000;
 /// Longest token that is looked at, in bytes: hashing must stay cheap for those who have none.
@@ -34,6 +37,12 @@ pub enum OperatorsError {
         /// What is wrong.
         what: &'static str,
     },
+    /// It is no such file.
+    #[error("the operators' file {path} is larger than 2 MiB: is it the right file?")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// Nobody could ever call.
     #[error("the operators' file {path} names nobody: add a line `name sha256-of-token`")]
     Empty {
@@ -43,7 +52,7 @@ pub enum OperatorsError {
 }
 
 /// Everybody who may call.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Operators(Vec<(String, [u8; 32])>);
 
 /// The caller, as it stands in moves and in the audit log.
@@ -56,9 +65,27 @@ impl Operators {
     /// # Errors
     /// When it can't be read or a line is wrong.
     pub fn load(path: &Path) -> Result<Self, OperatorsError> {
-        let text = std::fs::read_to_string(path)
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text))
             .map_err(|source| OperatorsError::Read { path: path.to_owned(), source })?;
+        if text.len() as u64 > LARGEST {
+            // The end of what was read may be the middle of a line.
+            return Err(OperatorsError::TooLarge { path: path.to_owned() });
+        }
         Self::parse(path, &text)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nobody; a file never says that.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Reads the text of the file: lines `name sha256-in-hex`, blank lines and lines that begin with `#` ignored.

@@ -1,6 +1,7 @@
 //! A control plane from start to end.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +12,16 @@ use domicile_model::links::AddressMap;
 use domicile_model::{FenceConstants, RegionId};
 use domicile_store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::app::{App, Looked};
+use crate::doors::{self, Limits};
 use crate::lead::{self, Ambition};
 use crate::metrics::Metrics;
 use crate::operators::Operators;
+use crate::roster::{self, Roster};
 use crate::{http, samples};
 
 /// Longest wait for open requests when stopping.
@@ -39,6 +42,10 @@ pub struct Config {
     pub advertise: Option<SocketAddr>,
     /// Who may call.
     pub operators: Operators,
+    /// The file that says who, looked at again and again; none if that never changes.
+    pub tokens: Option<PathBuf>,
+    /// What callers may take.
+    pub limits: Limits,
     /// The fence of a registry that has no world yet.
     pub constants: FenceConstants,
     /// Life of the leader's lease; whole seconds, two at least.
@@ -59,15 +66,6 @@ pub enum ServeError {
         name: String,
         /// The address.
         address: SocketAddr,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The listener broke.
-    #[error("control plane {name} can't accept connections any more")]
-    Accept {
-        /// Its name.
-        name: String,
         /// Why.
         #[source]
         source: std::io::Error,
@@ -120,6 +118,8 @@ pub struct Server {
     leading: watch::Sender<Option<Arc<crate::app::Led>>>,
     listener: TcpListener,
     address: SocketAddr,
+    tokens: Option<PathBuf>,
+    limits: Limits,
 }
 
 impl Server {
@@ -143,7 +143,10 @@ impl Server {
             |source| ServeError::Listen { name: config.name.clone(), address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build();
+        // No connection is kept: the leader closes one that is quiet for a while, and a change sent on it just then would
+        // have an unknown outcome.
+        let client =
+            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).pool_max_idle_per_host(0).build();
         let engine = Engine::new(Arc::clone(&store), databases, clock.clone(), config.options);
         let (leading, led) = watch::channel(None);
         let app = Arc::new(App {
@@ -152,7 +155,8 @@ impl Server {
             store,
             clock,
             engine,
-            operators: config.operators,
+            roster: Roster::new(config.operators),
+            streams: Arc::new(Semaphore::new(config.limits.streams)),
             leading: led,
             changes: Mutex::new(()),
             looked: Mutex::new(Looked::default()),
@@ -165,7 +169,7 @@ impl Server {
             lease: config.lease,
             constants: config.constants,
         };
-        Ok(Self { app, ambition, leading, listener, address })
+        Ok(Self { app, ambition, leading, listener, address, tokens: config.tokens, limits: config.limits })
     }
 
     /// Where it listens.
@@ -175,30 +179,25 @@ impl Server {
     }
 
     /// Serves until told to stop, then resigns. A registry that is away ends nothing.
-    ///
-    /// # Errors
-    /// When the listener breaks.
-    pub async fn run(self, cancel: CancellationToken) -> Result<(), ServeError> {
-        let Self { app, ambition, leading, listener, address } = self;
+    pub async fn run(self, cancel: CancellationToken) {
+        let Self { app, ambition, leading, listener, address, tokens, limits } = self;
         tracing::info!(name = app.name, region = %app.region, %address, "the control plane serves");
         let router = http::router(&app);
-        let close = cancel.clone();
-        let serving = async move {
-            axum::serve(listener, router).with_graceful_shutdown(close.cancelled_owned()).await
-        };
+        let connected = app.metrics.connections.clone();
+        let serving = doors::serve(listener, router, limits, connected, cancel.clone());
         // Whoever drops this future ends all of it.
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let work = async {
             tokio::select! {
                 () = samples::run(&app) => {}
+                () = roster::follow(&app, tokens) => {}
                 () = lead::run(&app, &ambition, &leading, &cancel) => {}
             }
         };
         work.await;
         // Streams of events would keep it open for ever.
-        match tokio::time::timeout(CLOSE, serving).await {
-            Ok(Ok(Err(source))) => Err(ServeError::Accept { name: app.name.clone(), source }),
-            _ => Ok(()),
+        if tokio::time::timeout(CLOSE, serving).await.is_err() {
+            tracing::info!("requests that were still open were cut off");
         }
     }
 }

@@ -96,7 +96,7 @@ fn witnesses_that_never_go_quiet_stop_a_forced_move() {
         assert_eq!(sim.world().servers[&region(B)].promotions, 0);
         // The old primary answers again, and a person lets the move turn back.
         sim.return_a();
-        engine.rollback(id, "an operator", &leadership, &sim.registry).await.unwrap();
+        engine.rollback(id, Vec::new(), "an operator", &leadership, &sim.registry).await.unwrap();
         let (ended, view) = end_of(&engine, id).await;
         assert_eq!(ended, Ended::RolledBack);
         assert_eq!(sim.judge(ended, &view).await, Vec::<String>::new(), "{view:#?}");
@@ -132,7 +132,14 @@ fn a_forced_move_needs_consent_to_the_whole_of_what_is_known() {
         let second = blind.request(&request, "x", &leadership, &sim.registry).await.unwrap_err();
         assert!(matches!(second, MoveError::Blocked(_)), "one claim at a time: {second}");
         let nothing = engine
-            .retry(domicile_model::MoveId::new(), "x", Consent::default(), &leadership, &sim.registry)
+            .retry(
+                domicile_model::MoveId::new(),
+                Vec::new(),
+                "x",
+                Consent::default(),
+                &leadership,
+                &sim.registry,
+            )
             .await
             .unwrap_err();
         assert!(matches!(nothing, MoveError::NotFound(_)));

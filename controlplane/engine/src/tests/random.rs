@@ -86,7 +86,7 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
         }
         // A person mends what was wrong and lets it try again.
         sim.world().faults.clear();
-        healthy.retry(id, "x", Consent::default(), &leadership, &sim.registry).await.unwrap();
+        healthy.retry(id, Vec::new(), "x", Consent::default(), &leadership, &sim.registry).await.unwrap();
     }
 }
 

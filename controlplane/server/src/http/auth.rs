@@ -15,11 +15,13 @@ use crate::http::problem::Refusal;
 pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let token = given.and_then(|v| v.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+    let operators = app.roster.now();
     let why = match token {
         None => "no operator token came with the request (`Authorization: Bearer …`)",
-        Some((_, token)) => match app.operators.whose(token.trim()) {
+        Some((_, token)) => match operators.whose(token.trim()) {
             Some(operator) => {
                 request.extensions_mut().insert(operator);
+                request.extensions_mut().insert(operators);
                 return next.run(request).await;
             }
             None => "the operator token that came with the request is not known here",
@@ -33,7 +35,8 @@ pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, 
         format!("{why}; control plane {}", app.name),
     )
     .hint(
-        "compare its SHA-256 with the file that the control plane was given as --tokens; it is read at start",
+        "compare its SHA-256 (printf %s \"$TOKEN\" | sha256sum) with the file that this control plane was given as --tokens; \
+         the file is read again when it changes",
     );
     Refusal::from(problem).into_response()
 }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Request, State};
+use axum::middleware::Next;
 use axum::{Json, response::IntoResponse, response::Response};
 use domicile_api::problem::{Mistake, Problem};
-use domicile_api::views::{ApplyReport, ApplyRequest, CellView, RegionView, RouteView, Status, TenantView};
+use domicile_api::views::{
+    AGE_MS, ApplyReport, ApplyRequest, CellView, LEADER, RegionView, RouteView, Status, TenantView,
+};
 use domicile_model::Tenant;
-use domicile_store::lead::present_leader;
+use http::HeaderValue;
 
-use crate::app::App;
+use crate::app::{App, View};
 use crate::apply::{self, Applier};
 use crate::current::Current;
 use crate::http::input;
@@ -18,22 +21,38 @@ use crate::http::problem::{Refusal, missing, no_leader};
 use crate::operators::Operator;
 use crate::views;
 
-pub(crate) async fn status(State(app): State<Arc<App>>) -> Result<Json<Status>, Refusal> {
-    let current = app.look().await?;
-    let asked = tokio::time::timeout(std::time::Duration::from_secs(2), present_leader(&*app.store));
-    let leader = match asked.await {
-        Ok(Ok(leader)) => leader.map(|l| l.record.name),
-        // Not known is not "the last one".
-        Ok(Err(_)) | Err(_) => None,
+/// Looks at the registry for a read, and says in the answer, whatever it is, how old the look is and who leads. A
+/// client that sees an old one, or nobody leading, asks another control plane.
+pub(crate) async fn seen(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let view = match app.look().await {
+        Ok(view) => view,
+        Err(error) => return Refusal::from(error).into_response(),
     };
-    Ok(Json(Status {
+    let age = HeaderValue::from(millis(view.age));
+    let leader = view.leader.as_deref().and_then(|name| HeaderValue::from_str(name).ok());
+    request.extensions_mut().insert(view);
+    let mut answer = next.run(request).await;
+    answer.headers_mut().insert(AGE_MS, age);
+    if let Some(leader) = leader {
+        answer.headers_mut().insert(LEADER, leader);
+    }
+    answer
+}
+
+fn millis(age: std::time::Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extension<View>) -> Json<Status> {
+    let current = &view.current;
+    Json(Status {
         server: app.name.clone(),
-        leader,
+        leader: view.leader,
         revision: current.revision.0,
-        age_ms: u64::try_from(app.clock.now().since(current.asked).as_millis()).unwrap_or(u64::MAX),
-        cells: current.fleet.cells.values().map(|c| cell_view(&app, &current, c)).collect(),
+        age_ms: millis(view.age),
+        cells: current.fleet.cells.values().map(|c| cell_view(&app, current, c)).collect(),
         routers: current.routers.values().map(views::router).collect(),
-    }))
+    })
 }
 
 fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellView {
@@ -42,28 +61,32 @@ fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellV
     CellView { health, ..views::cell(current, cell, lag) }
 }
 
-pub(crate) async fn regions(State(app): State<Arc<App>>) -> Result<Json<Vec<RegionView>>, Refusal> {
-    let current = app.look().await?;
-    Ok(Json(current.fleet.regions.values().map(|r| views::region(&current, r)).collect()))
+pub(crate) async fn regions(Extension(view): Extension<View>) -> Json<Vec<RegionView>> {
+    let current = &view.current;
+    Json(current.fleet.regions.values().map(|r| views::region(current, r)).collect())
 }
 
-pub(crate) async fn cells(State(app): State<Arc<App>>) -> Result<Json<Vec<CellView>>, Refusal> {
-    let current = app.look().await?;
-    Ok(Json(current.fleet.cells.values().map(|c| cell_view(&app, &current, c)).collect()))
+pub(crate) async fn cells(
+    State(app): State<Arc<App>>,
+    Extension(view): Extension<View>,
+) -> Json<Vec<CellView>> {
+    let current = &view.current;
+    Json(current.fleet.cells.values().map(|c| cell_view(&app, current, c)).collect())
 }
 
 pub(crate) async fn cell(
     State(app): State<Arc<App>>,
+    Extension(view): Extension<View>,
     Path(id): Path<String>,
 ) -> Result<Json<CellView>, Refusal> {
-    let current = app.look().await?;
+    let current = &view.current;
     let cell = current.fleet.cells.get(id.as_str()).ok_or_else(|| missing("cell", &id, "cell list"))?;
-    Ok(Json(cell_view(&app, &current, cell)))
+    Ok(Json(cell_view(&app, current, cell)))
 }
 
-pub(crate) async fn tenants(State(app): State<Arc<App>>) -> Result<Json<Vec<TenantView>>, Refusal> {
-    let current = app.look().await?;
-    Ok(Json(current.fleet.tenants.values().map(|t| views::tenant(&current, t)).collect()))
+pub(crate) async fn tenants(Extension(view): Extension<View>) -> Json<Vec<TenantView>> {
+    let current = &view.current;
+    Json(current.fleet.tenants.values().map(|t| views::tenant(current, t)).collect())
 }
 
 fn find<'a>(current: &'a Current, id: &str) -> Result<&'a Tenant, Refusal> {
@@ -71,19 +94,17 @@ fn find<'a>(current: &'a Current, id: &str) -> Result<&'a Tenant, Refusal> {
 }
 
 pub(crate) async fn tenant(
-    State(app): State<Arc<App>>,
+    Extension(view): Extension<View>,
     Path(id): Path<String>,
 ) -> Result<Json<TenantView>, Refusal> {
-    let current = app.look().await?;
-    Ok(Json(views::tenant(&current, find(&current, &id)?)))
+    Ok(Json(views::tenant(&view.current, find(&view.current, &id)?)))
 }
 
 pub(crate) async fn route(
-    State(app): State<Arc<App>>,
+    Extension(view): Extension<View>,
     Path(id): Path<String>,
 ) -> Result<Json<RouteView>, Refusal> {
-    let current = app.look().await?;
-    Ok(Json(views::route(&current, find(&current, &id)?)))
+    Ok(Json(views::route(&view.current, find(&view.current, &id)?)))
 }
 
 /// On the leader only: followers have passed it on.

@@ -34,7 +34,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
         .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
-    let reads = Router::new()
+    let seen = Router::new()
         .route("/v1/status", get(fleet::status))
         .route("/v1/regions", get(fleet::regions))
         .route("/v1/cells", get(fleet::cells))
@@ -42,12 +42,16 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/tenants", get(fleet::tenants))
         .route("/v1/tenants/{id}", get(fleet::tenant))
         .route("/v1/tenants/{id}/route", get(fleet::route))
+        .route_layer(from_fn_with_state(Arc::clone(app), fleet::seen));
+    // Of these each answer is one linearizable read: it is as new as can be, or there is none.
+    let reads = Router::new()
         .route("/v1/moves", get(moves::list))
         .route("/v1/moves/plan", post(moves::plan))
         .route("/v1/moves/{id}", get(moves::show))
         .route("/v1/moves/{id}/events", get(moves::events))
         .route("/v1/moves/{id}/losses", get(moves::losses));
-    let known = changes.merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
+    let known =
+        changes.merge(seen).merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
     Router::new()
         .merge(known)
         .route("/livez", get(health::livez))

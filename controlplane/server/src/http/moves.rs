@@ -14,18 +14,19 @@ use domicile_api::moves::{MovePlan, MoveRequest, MoveView, RetryRequest};
 use domicile_api::problem::Problem;
 use domicile_engine::MoveError;
 use domicile_engine::engine::Consent;
-use domicile_model::clock::pause;
+use domicile_model::clock::{BootTime, pause};
 use domicile_model::{CellId, MoveId};
 use domicile_store::StoreError;
 use futures::stream::{self, Stream};
 use http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::audit::AuditEntry;
 use crate::http::input;
 use crate::http::problem::{Refusal, bad, missing, no_leader};
-use crate::operators::Operator;
+use crate::operators::{Operator, Operators};
 
 /// Longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 200;
@@ -33,6 +34,8 @@ const LONGEST_KEY: usize = 200;
 const LOOK: Duration = Duration::from_millis(150);
 /// Longest life of one stream of events; who wants more connects again.
 const LONGEST_STREAM: Duration = Duration::from_secs(3600);
+/// How long a stream goes on while the registry does not answer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 fn id(text: &str) -> Result<MoveId, Refusal> {
     text.parse().map_err(|_| missing("move", text, "failover list"))
@@ -125,6 +128,13 @@ fn describe(request: &MoveRequest, id: MoveId) -> String {
     )
 }
 
+fn describe_retry(id: MoveId, consent: Consent) -> String {
+    let loss =
+        consent.accept_loss.map_or_else(String::new, |n| format!(", up to {n} transactions may be lost"));
+    let unknown = if consent.accept_unknown { ", an unknown number may be lost" } else { "" };
+    format!("move {id}{loss}{unknown}")
+}
+
 /// The move that this operator's key stands for. The same key of another operator is another move.
 fn keyed(by: &Operator, key: &[u8]) -> Result<MoveId, Refusal> {
     if key.is_empty() || key.len() > LONGEST_KEY || !key.iter().all(u8::is_ascii_graphic) {
@@ -201,7 +211,9 @@ pub(crate) async fn retry(
     let consent = Consent { accept_loss: wanted.accept_loss, accept_unknown: wanted.accept_unknown };
     let led = app.led().ok_or_else(no_leader)?;
     let task = tokio::spawn(async move {
-        app.engine.retry(id, &by.0, consent, &led.leadership, &led.world).await?;
+        let audit =
+            AuditEntry::now(&by.0, &app.name, "retry-move", vec![describe_retry(id, consent)]).write();
+        app.engine.retry(id, vec![audit], &by.0, consent, &led.leadership, &led.world).await?;
         view(&app, id).await
     });
     Ok(Json(ended(task.await)??))
@@ -215,33 +227,60 @@ pub(crate) async fn rollback(
     let id = id(&text)?;
     let led = app.led().ok_or_else(no_leader)?;
     let task = tokio::spawn(async move {
-        app.engine.rollback(id, &by.0, &led.leadership, &led.world).await?;
+        let audit = AuditEntry::now(&by.0, &app.name, "rollback-move", vec![format!("move {id}")]).write();
+        app.engine.rollback(id, vec![audit], &by.0, &led.leadership, &led.world).await?;
         view(&app, id).await
     });
     Ok(Json(ended(task.await)??))
 }
 
-/// The move after each change, until it is over.
+/// The move after each change, until it is over; or until this control plane is no good source any more, so that the
+/// client goes on at another one.
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
+    Extension(operators): Extension<Arc<Operators>>,
     Path(text): Path<String>,
 ) -> Result<Response, Refusal> {
+    let place = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| too_many_streams())?;
     let first = view(&app, id(&text)?).await?;
-    let stream = changes(app, first);
+    let stream = changes(app, first, operators, place);
     let alive = KeepAlive::new().interval(Duration::from_secs(10)).text("alive");
     Ok(Sse::new(stream).keep_alive(alive).into_response())
+}
+
+fn too_many_streams() -> Refusal {
+    Problem::new(
+        "too-many-streams",
+        "Too many streams",
+        503,
+        "this control plane has as many streams of events open as it allows; the move itself goes on",
+    )
+    .hint("follow it at another control plane, or look with `domicile failover show`")
+    .into()
 }
 
 struct Followed {
     app: Arc<App>,
     last: MoveView,
     said: bool,
-    until: domicile_model::clock::BootTime,
+    until: BootTime,
+    /// When the registry last answered.
+    seen: BootTime,
+    /// Who may call: a change ends the stream, and those who still may come again.
+    operators: Arc<Operators>,
+    /// Given back with the stream.
+    _place: OwnedSemaphorePermit,
 }
 
-fn changes(app: Arc<App>, first: MoveView) -> impl Stream<Item = Result<Event, Infallible>> {
-    let until = app.clock.now() + LONGEST_STREAM;
-    let start = Followed { app, last: first, said: false, until };
+fn changes(
+    app: Arc<App>,
+    first: MoveView,
+    operators: Arc<Operators>,
+    place: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let seen = app.clock.now();
+    let until = seen + LONGEST_STREAM;
+    let start = Followed { app, last: first, said: false, until, seen, operators, _place: place };
     stream::unfold(start, |mut at| async move {
         loop {
             if !at.said {
@@ -249,17 +288,20 @@ fn changes(app: Arc<App>, first: MoveView) -> impl Stream<Item = Result<Event, I
                 let data = serde_json::to_string(&at.last).unwrap_or_default();
                 return Some((Ok(Event::default().event("move").data(data)), at));
             }
-            if at.last.status.is_final() || at.app.clock.now() > at.until {
+            let now = at.app.clock.now();
+            if at.last.status.is_final() || now > at.until || !at.app.roster.is_still(&at.operators) {
                 return None;
             }
             pause(LOOK).await;
             match at.app.engine.view(at.last.id).await {
-                Ok(Some(now)) if now != at.last => {
-                    at.last = now;
-                    at.said = false;
+                Ok(Some(view)) => {
+                    at.seen = at.app.clock.now();
+                    at.said = view == at.last;
+                    at.last = view;
                 }
-                // Unchanged, or the registry is away for a moment: what was said still stands.
-                Ok(Some(_)) | Err(MoveError::Store(StoreError::Unavailable { .. })) => {}
+                // What was said still stands; but if only this control plane is cut off, another one knows more.
+                Err(MoveError::Store(StoreError::Unavailable { .. }))
+                    if at.app.clock.now().since(at.seen) < LONGEST_SILENCE => {}
                 Ok(None) | Err(_) => return None,
             }
         }

@@ -82,16 +82,16 @@ fn deposed() -> Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        let (kind, hint) = match &error {
-            StoreError::UnknownOutcome { .. } => {
-                ("unconfirmed", "look at the state before asking again: it may have been done")
-            }
-            _ => (
-                "registry-unavailable",
+        let text = error.to_string();
+        match error {
+            // Not 503: a client may ask another control plane after that one.
+            StoreError::UnknownOutcome { .. } => Problem::new("unconfirmed", "Outcome unknown", 504, text)
+                .hint("look at the state before asking again: it may have been done"),
+            _ => Problem::new("registry-unavailable", "Registry unavailable", 503, text).hint(
                 "is etcd running and does it have a quorum (`etcdctl endpoint status`)? traffic goes on meanwhile",
             ),
-        };
-        Problem::new(kind, "Registry unavailable", 503, error.to_string()).hint(hint).into()
+        }
+        .into()
     }
 }
 

@@ -1,15 +1,14 @@
 //! The HTTP API on the in-process store: who may call, who answers, and what is said when things go wrong.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{FLEET, Plane, TOKEN, gates, problem, registry};
 use domicile_chaos_kit::wait::eventually;
 use domicile_store::world::read_world;
 use domicile_store::{Key, Store};
 use reqwest::Method;
 use serde_json::json;
+
+use crate::common::{FLEET, Plane, TOKEN, gates, problem, registry};
 
 #[tokio::test]
 async fn without_a_known_token_nothing_is_told() {
@@ -183,13 +182,7 @@ async fn a_repeated_key_finds_the_move_that_it_started() {
     assert_eq!(first.apply(FLEET).await.0, 200);
     gates(&store, &read_world(&*store).await.unwrap().unwrap()).await;
     let wanted = json!({ "cell": "pool", "to": "us-west-2", "reason": "drill" });
-    let ready = || async {
-        let (_, plan) = first.post("/v1/moves/plan", &wanted).await;
-        let checks = plan["checks"].as_array().cloned().unwrap_or_default();
-        !checks.is_empty() && !checks.iter().any(|c| c["verdict"] == "failed" || c["verdict"] == "unknown")
-    };
-    eventually(Duration::from_secs(10), "every check of the plan passes", ready).await.unwrap();
-
+    first.plannable(&wanted).await;
     let key = [("idempotency-key", "night-shift-1")];
     let (status, started) = first.send(Method::POST, "/v1/moves", Some(&wanted), Some(TOKEN), &key).await;
     assert_eq!(status, 202, "{started}");

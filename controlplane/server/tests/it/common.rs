@@ -1,9 +1,7 @@
 //! Control planes on the in-process store, and databases that look healthy and do nothing.
 
-#![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
-
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +19,7 @@ use domicile_model::{
     RouterState, Token, World,
 };
 use domicile_server::serve::options;
-use domicile_server::{CancellationToken, Config, Operators, Server};
+use domicile_server::{CancellationToken, Config, Limits, Operators, Server};
 use domicile_store::memory::MemoryStore;
 use domicile_store::{Key, Store, Txn};
 use serde_json::{Value, json};
@@ -56,7 +54,10 @@ cell = "pool"
 "#;
 
 /// Servers that look as before a planned move, and refuse every effect.
-pub(crate) struct Idle;
+pub(crate) struct Idle {
+    /// They let a move begin, and then refuse its way back too: it gets stuck.
+    pub(crate) obstinate: bool,
+}
 
 fn refuse<T>() -> Result<T, EffectError> {
     Err(EffectError::Refused("this server does nothing".into()))
@@ -82,7 +83,7 @@ impl Databases for Idle {
         }
     }
     async fn settle(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
-        refuse()
+        if self.obstinate { Ok(()) } else { refuse() }
     }
     async fn fence(
         &self,
@@ -96,7 +97,7 @@ impl Databases for Idle {
         refuse()
     }
     async fn unfence(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
-        Ok(())
+        if self.obstinate { refuse() } else { Ok(()) }
     }
     async fn promote(
         &self,
@@ -156,6 +157,21 @@ pub(crate) fn registry() -> Arc<MemoryStore> {
     store
 }
 
+/// A line of the operators' file.
+pub(crate) fn operator(name: &str, token: &str) -> String {
+    format!("{name} {}\n", hex::encode(Sha256::digest(token.as_bytes())))
+}
+
+/// What a control plane may have of its own.
+#[derive(Default)]
+pub(crate) struct Special {
+    pub(crate) limits: Limits,
+    /// The file of operators that it follows.
+    pub(crate) tokens: Option<PathBuf>,
+    /// Its databases: see [`Idle`].
+    pub(crate) obstinate: bool,
+}
+
 /// A running control plane.
 pub(crate) struct Plane {
     pub(crate) address: SocketAddr,
@@ -165,8 +181,16 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) async fn start(name: &str, store: Arc<MemoryStore>) -> Self {
-        let hash = hex::encode(Sha256::digest(TOKEN.as_bytes()));
-        let operators = Operators::parse(Path::new("tokens"), &format!("ann {hash}")).unwrap();
+        Self::start_with(name, store, Special::default()).await
+    }
+
+    /// One that is special.
+    pub(crate) async fn start_with(name: &str, store: Arc<MemoryStore>, special: Special) -> Self {
+        let Special { limits, tokens, obstinate } = special;
+        let operators = match &tokens {
+            Some(file) => Operators::load(file).unwrap(),
+            None => Operators::parse(Path::new("tokens"), &operator("ann", TOKEN)).unwrap(),
+        };
         let lease = Duration::from_secs(2);
         let config = Config {
             name: name.into(),
@@ -174,16 +198,18 @@ impl Plane {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             operators,
+            tokens,
+            limits,
             constants: FenceConstants::DEFAULT,
             lease,
             links: AddressMap::default(),
             options: options(name, lease, Duration::from_secs(2), &FenceConstants::DEFAULT),
         };
-        let server = Server::bind(config, store, Arc::new(Idle), Clock::Machine).await.unwrap();
+        let server = Server::bind(config, store, Arc::new(Idle { obstinate }), Clock::Machine).await.unwrap();
         let address = server.address();
         let cancel = CancellationToken::new();
         let told = cancel.clone();
-        let task = tokio::spawn(async move { server.run(told).await.unwrap() });
+        let task = tokio::spawn(async move { server.run(told).await });
         Self { address, cancel, task }
     }
 
@@ -241,6 +267,25 @@ impl Plane {
         domicile_chaos_kit::wait::eventually(Duration::from_secs(15), "somebody leads", || self.leader())
             .await
             .unwrap()
+    }
+
+    /// Until every check of a move passes.
+    pub(crate) async fn plannable(&self, wanted: &Value) {
+        let ready = || async {
+            let (_, plan) = self.post("/v1/moves/plan", wanted).await;
+            let checks = plan["checks"].as_array().cloned().unwrap_or_default();
+            !checks.is_empty()
+                && !checks.iter().any(|c| c["verdict"] == "failed" || c["verdict"] == "unknown")
+        };
+        let what = "every check of the plan passes";
+        domicile_chaos_kit::wait::eventually(Duration::from_secs(10), what, ready).await.unwrap();
+    }
+
+    /// A stream of events; none if it is refused.
+    pub(crate) async fn events(&self, id: &str, token: &str) -> Option<reqwest::Response> {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = client.get(format!("http://{}/v1/moves/{id}/events", self.address)).bearer_auth(token);
+        asked.send().await.unwrap().error_for_status().ok()
     }
 
     pub(crate) async fn apply(&self, text: &str) -> (u16, Value) {

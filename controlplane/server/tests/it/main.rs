@@ -1,0 +1,9 @@
+//! Control planes on the in-process store, asked over HTTP.
+
+#![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
+
+mod api;
+mod common;
+mod doors;
+mod operators;
+mod stuck;
