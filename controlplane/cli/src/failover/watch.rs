@@ -45,10 +45,12 @@ pub(crate) async fn follow(
 ) -> Result<MoveView, Failure> {
     let mut shown = Shown::new(out.live);
     let mut server = 0;
+    let mut strangers = 0;
     let mut answered = Clock::Machine.now();
     loop {
         match client.events(&format!("/v1/moves/{id}/events"), server).await {
             Ok(stream) => {
+                strangers = 0;
                 if let Some(view) = read(stream, until, &mut shown, out, &mut answered).await? {
                     shown.end();
                     return Ok(view);
@@ -60,6 +62,10 @@ pub(crate) async fn follow(
                         "the move goes on without a watcher; look again with `domicile failover watch {id}`"
                     )));
                 }
+            }
+            // Another server's file of operators may be newer.
+            Err(failure) if failure.exit == Exit::Permission && strangers + 1 < client.servers() => {
+                strangers += 1;
             }
             Err(failure) => return Err(failure),
         }
