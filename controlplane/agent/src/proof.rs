@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_model::clock::pause;
-use domicile_model::proof::{Proof, held_by};
-use domicile_model::{Epoch, FenceConstants, Placement, World};
+use domicile_model::proof::{MoveFacts, NoPromotion, NotOurs, may_promote, primary_proves};
+use domicile_model::{Epoch, FenceConstants, LeaderFence, Placement, World};
 use domicile_store::Key;
 use domicile_store::codec::decode;
 use serde::Deserialize;
@@ -94,27 +94,23 @@ async fn ask_registry(agent: &Agent) -> Result<Said, Failure> {
     let world: World = decode(&world.value).map_err(unreadable)?;
     let placement: Placement = decode(&placement.value).map_err(unreadable)?;
     let memory = agent.disk.get();
-    if !world.reconciled || world.constants.problem().is_some() {
-        return Ok(Said::No);
-    }
-    // Another world than the one that orders come from: believed only once it is reconciled, which it is.
+    // Another world than the one that orders come from: believed only once it is reconciled.
     let known = if memory.world == Some(world.id) { memory.epoch } else { Epoch::default() };
-    if placement.epoch < known {
-        agent.problem(
-            "epoch",
-            Some(format!(
-                "the registry shows epoch {}, below the known {known}: it is not believed",
-                placement.epoch
-            )),
-        );
-        return Ok(Said::No);
+    let proof = primary_proves(&world, &placement, &agent.config.region, known, asked);
+    match proof {
+        Err(NotOurs::NotReconciled) => return Ok(Said::No),
+        Err(why @ NotOurs::EpochFell { .. }) => {
+            agent.problem("epoch", Some(why.to_string()));
+            return Ok(Said::No);
+        }
+        Ok(_) | Err(NotOurs::HeldByNobody | NotOurs::HeldElsewhere) => {}
     }
     learn(agent, &world, placement.epoch)?;
-    if !held_by(&placement, &agent.config.region) {
-        return Ok(if placement.holder.is_none() { Said::NotYet } else { Said::No });
-    }
-    let proof = Proof { epoch: placement.epoch, asked, constants: world.constants };
-    Ok(Said::Yes(Held { epoch: proof.epoch, until: proof.ends() - world.constants.stop() }))
+    Ok(match proof {
+        Ok(proof) => Said::Yes(Held { epoch: proof.epoch, until: proof.ends() - proof.constants.stop() }),
+        Err(NotOurs::HeldByNobody) => Said::NotYet,
+        Err(_) => Said::No,
+    })
 }
 
 fn learn(agent: &Agent, world: &World, epoch: Epoch) -> Result<(), Failure> {
@@ -201,35 +197,32 @@ pub(crate) async fn registry_allows(
     };
     let unreadable = |e: domicile_store::CodecError| Failure::registry(e.to_string());
     let world: Option<World> = world.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
-    if !world.as_ref().is_some_and(|w| w.id == token.world && w.reconciled) {
-        return Err(Failure::refused(
-            "other-world",
-            "the registry is another world than the order's, or not reconciled",
-        ));
-    }
-    if leader.as_ref().map(|e| e.created) != Some(token.leader.0) {
-        return Err(Failure::deposed("another leader than the order's leads now, by the registry"));
-    }
     let claim: Option<domicile_model::MoveClaim> =
         claim.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
-    if claim.map(|c| c.moving) != Some(token.moving) {
-        return Err(Failure::refused("other-move", "the registry names another move of this cell, or none"));
-    }
     let placement: Option<Placement> =
         placement.as_ref().map(|e| decode(&e.value)).transpose().map_err(unreadable)?;
-    let Some(placement) = placement else {
-        return Err(Failure::refused("no-placement", "the registry has no placement of this cell"));
+    let facts = MoveFacts {
+        world: world.as_ref(),
+        leader: leader.as_ref().map(|e| LeaderFence(e.created)),
+        claim: claim.as_ref(),
+        placement: placement.as_ref(),
     };
-    if placement.epoch != epoch || placement.holder.is_some() {
-        return Err(Failure::refused(
+    may_promote(&facts, token, epoch).map_err(|why| match (why, &placement) {
+        (NoPromotion::OtherLeader, _) => Failure::deposed(why.to_string()),
+        (NoPromotion::OtherWorld, _) => Failure::refused("other-world", why.to_string()),
+        (NoPromotion::OtherMove, _) => Failure::refused("other-move", why.to_string()),
+        (NoPromotion::NotClosed, Some(placement)) => Failure::refused(
             "not-closed",
             format!(
                 "the registry shows epoch {} held by {}, not epoch {epoch} held by nobody",
                 placement.epoch,
                 placement.holder.as_ref().map_or("nobody", |r| r.as_str())
             ),
-        ));
-    }
+        ),
+        (NoPromotion::NoPlacement | NoPromotion::NotClosed, _) => {
+            Failure::refused("no-placement", why.to_string())
+        }
+    })?;
     if let Some(world) = world {
         learn(agent, &world, epoch)?;
     }

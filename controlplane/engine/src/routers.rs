@@ -105,7 +105,7 @@ impl Run {
         let mut quiet = 0;
         for key in keys {
             let Some(entry) = self.read_one(key).await? else { continue };
-            if decode::<domicile_model::WitnessState>(&entry.value).is_ok_and(|w| w.quiet >= revision) {
+            if decode::<domicile_model::WitnessState>(&entry.value).is_ok_and(|w| w.is_quiet_at(revision)) {
                 quiet += 1;
             }
         }

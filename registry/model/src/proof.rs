@@ -7,7 +7,8 @@
 use crate::clock::BootTime;
 use crate::epoch::{Epoch, Revision};
 use crate::ids::{RegionId, WorldId};
-use crate::placement::{Phase, Placement};
+use crate::placement::{MoveClaim, Phase, Placement};
+use crate::token::{LeaderFence, Token};
 use crate::world::{FenceConstants, World};
 
 /// A proof that a region holds a cell at an epoch, kept in memory only.
@@ -127,6 +128,107 @@ pub fn held_by(placement: &Placement, region: &RegionId) -> bool {
     placement.holder.as_ref() == Some(region) && !matches!(placement.phase, Phase::Closed { .. })
 }
 
+/// Why one linearizable read of `world` and `placements/<cell>` is no proof for the agent beside a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// The registry was restored and its epochs are not raised yet, or its constants can't be used.
+    #[error("the registry is not reconciled, or its fence constants can't be used")]
+    NotReconciled,
+    /// The registry shows less than what the agent has seen already.
+    #[error("the registry shows epoch {shown}, below the known {known}: it is not believed")]
+    EpochFell {
+        /// What it shows.
+        shown: Epoch,
+        /// What was seen before, in the same world.
+        known: Epoch,
+    },
+    /// Nobody holds the cell.
+    #[error("nobody holds the cell yet")]
+    HeldByNobody,
+    /// Another region holds it, or it is closed.
+    #[error("another region holds the cell")]
+    HeldElsewhere,
+}
+
+/// The proof of an agent: what its own linearizable read, asked for at `asked` (taken *before* asking), lets its
+/// database do. `known` is the highest epoch that it has on disk for this world.
+///
+/// # Errors
+/// Why it proves nothing.
+pub fn primary_proves(
+    world: &World,
+    placement: &Placement,
+    region: &RegionId,
+    known: Epoch,
+    asked: BootTime,
+) -> Result<Proof, NotOurs> {
+    if !world.reconciled || world.constants.problem().is_some() {
+        Err(NotOurs::NotReconciled)
+    } else if placement.epoch < known {
+        Err(NotOurs::EpochFell { shown: placement.epoch, known })
+    } else if held_by(placement, region) {
+        Ok(Proof { epoch: placement.epoch, asked, constants: world.constants })
+    } else if placement.holder.is_none() {
+        Err(NotOurs::HeldByNobody)
+    } else {
+        Err(NotOurs::HeldElsewhere)
+    }
+}
+
+/// What one linearizable read of `world`, `leader`, `moves/<cell>` and `placements/<cell>` said.
+#[derive(Debug, Clone, Copy)]
+pub struct MoveFacts<'a> {
+    /// The world record, if there is one.
+    pub world: Option<&'a World>,
+    /// Who leads: the create revision of the key `leader`, if there is one.
+    pub leader: Option<LeaderFence>,
+    /// Which move has claimed the cell, if one has.
+    pub claim: Option<&'a MoveClaim>,
+    /// The cell's placement, if there is one.
+    pub placement: Option<&'a Placement>,
+}
+
+/// Why an order to promote must not be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPromotion {
+    /// The order comes from another world, or from one that is not reconciled.
+    #[error("the registry is another world than the order's, or not reconciled")]
+    OtherWorld,
+    /// Its sender leads no more.
+    #[error("another leader than the order's leads now, by the registry")]
+    OtherLeader,
+    /// Another move of the cell is under way, or none.
+    #[error("the registry names another move of this cell, or none")]
+    OtherMove,
+    /// The cell has no placement.
+    #[error("the registry has no placement of this cell")]
+    NoPlacement,
+    /// The cell is not closed at the order's epoch.
+    #[error("the cell is not closed at the order's epoch")]
+    NotClosed,
+}
+
+/// Whether the agent of a standby may follow an order to promote: leader, move and the close at `epoch` must stand in
+/// the registry.
+///
+/// # Errors
+/// Why not.
+pub fn may_promote(facts: &MoveFacts<'_>, token: &Token, epoch: Epoch) -> Result<(), NoPromotion> {
+    if !facts.world.is_some_and(|w| w.id == token.world && w.reconciled) {
+        Err(NoPromotion::OtherWorld)
+    } else if facts.leader != Some(token.leader) {
+        Err(NoPromotion::OtherLeader)
+    } else if facts.claim.is_none_or(|c| c.moving != token.moving) {
+        Err(NoPromotion::OtherMove)
+    } else {
+        match facts.placement {
+            None => Err(NoPromotion::NoPlacement),
+            Some(p) if p.epoch != epoch || p.holder.is_some() => Err(NoPromotion::NotClosed),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
 /// Whether every proof of epochs below a close has certainly ended without the old primary's word: WAIT has passed
 /// since the close was seen committed, and enough witnesses are quiet.
 #[must_use]
@@ -179,6 +281,66 @@ mod tests {
             registry_proves(&RegistryAnswer { world: None, ..answer }, id, Revision(10)),
             Err(NoProof::OtherWorld)
         );
+    }
+
+    fn closed(epoch: u64) -> Placement {
+        Placement {
+            cell: crate::CellId::new("c").unwrap(),
+            epoch: Epoch(epoch),
+            holder: None,
+            standby: None,
+            phase: Phase::Closed { reason: crate::ClosedReason::Moving, for_ms: 0 },
+            moving: None,
+            witnesses: crate::WitnessSet::of([].into()),
+        }
+    }
+
+    #[test]
+    fn an_agent_believes_only_a_reconciled_registry_that_does_not_fall_back() {
+        let (here, asked) = (RegionId::new("here").unwrap(), BootTime::from_nanos(7));
+        let world = World { id: WorldId::from_u128(1), reconciled: true, constants: C };
+        let ours = Placement { holder: Some(here.clone()), phase: Phase::Serving, ..closed(3) };
+        let proof = primary_proves(&world, &ours, &here, Epoch(3), asked).unwrap();
+        assert_eq!(proof, Proof { epoch: Epoch(3), asked, constants: C });
+        let fell = NotOurs::EpochFell { shown: Epoch(3), known: Epoch(4) };
+        assert_eq!(primary_proves(&world, &ours, &here, Epoch(4), asked), Err(fell));
+        assert_eq!(primary_proves(&world, &closed(4), &here, Epoch(3), asked), Err(NotOurs::HeldByNobody));
+        let theirs = Placement { holder: Some(RegionId::new("there").unwrap()), ..ours.clone() };
+        assert_eq!(primary_proves(&world, &theirs, &here, Epoch(3), asked), Err(NotOurs::HeldElsewhere));
+        let restored = World { reconciled: false, ..world };
+        assert_eq!(primary_proves(&restored, &ours, &here, Epoch(3), asked), Err(NotOurs::NotReconciled));
+    }
+
+    #[test]
+    fn a_promotion_needs_the_leader_the_move_and_the_close() {
+        let id = WorldId::from_u128(1);
+        let world = World { id, reconciled: true, constants: C };
+        let moving = crate::MoveId::from_u128(5);
+        let (claim, placement, leader) = (MoveClaim { moving }, closed(4), LeaderFence(Revision(7)));
+        let token = Token {
+            world: id,
+            leader,
+            attempt: 1,
+            moving,
+            step: "promote".into(),
+            cell: placement.cell.clone(),
+        };
+        let facts = MoveFacts {
+            world: Some(&world),
+            leader: Some(leader),
+            claim: Some(&claim),
+            placement: Some(&placement),
+        };
+        assert_eq!(may_promote(&facts, &token, Epoch(4)), Ok(()));
+        let refused = |facts: MoveFacts<'_>| may_promote(&facts, &token, Epoch(4)).unwrap_err();
+        assert_eq!(refused(MoveFacts { world: None, ..facts }), NoPromotion::OtherWorld);
+        let next = Some(LeaderFence(Revision(8)));
+        assert_eq!(refused(MoveFacts { leader: next, ..facts }), NoPromotion::OtherLeader);
+        assert_eq!(refused(MoveFacts { claim: None, ..facts }), NoPromotion::OtherMove);
+        assert_eq!(refused(MoveFacts { placement: None, ..facts }), NoPromotion::NoPlacement);
+        let held = Placement { holder: Some(RegionId::new("a").unwrap()), ..closed(4) };
+        assert_eq!(refused(MoveFacts { placement: Some(&held), ..facts }), NoPromotion::NotClosed);
+        assert_eq!(may_promote(&facts, &token, Epoch(5)), Err(NoPromotion::NotClosed));
     }
 
     #[test]

@@ -64,3 +64,11 @@ pub struct WitnessState {
     /// Where it answers the questions of gates.
     pub peer: SocketAddr,
 }
+
+impl WitnessState {
+    /// Whether this witness has said that it has refused every close up to `revision` for at least WAIT.
+    #[must_use]
+    pub fn is_quiet_at(&self, revision: Revision) -> bool {
+        self.quiet >= revision
+    }
+}
