@@ -93,6 +93,25 @@ pub fn epoch_rises(old: &Placement, new: &Placement) -> Result<(), Broken> {
     Ok(())
 }
 
+/// *Witnesses stay*: whether the witnesses of `new` may follow those of `old`. Once a cell has witnesses, neither they
+/// nor their thresholds change: a gate that is cut off together with `p` of the old ones would go on answering under
+/// their proofs, and the forced move that asks whether enough witnesses are quiet would ask the new ones.
+///
+/// # Errors
+/// That they would change.
+pub fn witnesses_stay(old: &Placement, new: &Placement) -> Result<(), Broken> {
+    if old.witnesses == new.witnesses || old.witnesses.members.is_empty() {
+        return Ok(());
+    }
+    Err(Broken {
+        invariant: "witnesses-stay",
+        detail: format!(
+            "cell {}: its witnesses would change under epoch {}, but what the present ones granted may never end",
+            old.cell, old.epoch
+        ),
+    })
+}
+
 /// *Residency is a hard precondition*: whether this tenant may be served from this region.
 ///
 /// # Errors
@@ -173,6 +192,27 @@ mod tests {
         assert!(epoch_rises(&old, &stolen).is_err());
         assert!(epoch_rises(&old, &Placement { epoch: Epoch(5), ..stolen }).is_ok());
         assert!(epoch_rises(&old, &Placement { epoch: Epoch(3), ..old.clone() }).is_err());
+    }
+
+    #[test]
+    fn witnesses_come_once() {
+        let set = |names: &[&str]| {
+            WitnessSet::of(names.iter().map(|n| crate::ids::RouterId::new(n).unwrap()).collect())
+        };
+        let with = |witnesses| Placement {
+            cell: CellId::new("c").unwrap(),
+            epoch: Epoch(4),
+            holder: None,
+            standby: None,
+            phase: Phase::Serving,
+            moving: None,
+            witnesses,
+        };
+        assert!(witnesses_stay(&with(set(&[])), &with(set(&["a", "b", "c"]))).is_ok());
+        assert!(witnesses_stay(&with(set(&["a", "b"])), &with(set(&["a", "b"]))).is_ok());
+        for other in [set(&["a", "c"]), set(&[]), WitnessSet { p: 1, r: 2, ..set(&["a", "b"]) }] {
+            assert!(witnesses_stay(&with(set(&["a", "b"])), &with(other)).is_err());
+        }
     }
 
     #[test]

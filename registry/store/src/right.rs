@@ -1,6 +1,6 @@
 //! The right to write: the only place that builds a transaction which changes who holds a cell.
 
-use domicile_model::invariants::{Broken, epoch_rises};
+use domicile_model::invariants::{Broken, epoch_rises, witnesses_stay};
 use domicile_model::{Placement, RegionFence, Revision};
 
 use crate::codec::encode;
@@ -15,7 +15,8 @@ use crate::txn::{Op, Precondition, Txn};
 /// will stand.
 ///
 /// # Errors
-/// When the new placement breaks a named invariant (thresholds of witnesses that do not meet, another cell).
+/// When the new placement breaks a named invariant (thresholds of witnesses that do not meet, other witnesses than
+/// those that may have vouched, another cell).
 pub fn take_right(
     base: Txn,
     old: &Placement,
@@ -26,6 +27,7 @@ pub fn take_right(
     let epoch = if same_right { old.epoch } else { old.epoch.next() };
     let new = Placement { epoch, ..new };
     epoch_rises(old, &new)?;
+    witnesses_stay(old, &new)?;
     let mut txn = base
         .when(Precondition::ModifiedAt(Key::Placement(old.cell.clone()), seen))
         .put(Key::Placement(new.cell.clone()), &new);
@@ -97,6 +99,19 @@ mod tests {
         let (txn, new) = take_right(Txn::bare(), &old, Revision(9), holding).unwrap();
         assert_eq!(new.epoch, Epoch(4));
         assert!(!puts(&txn, &Key::Fence(RegionId::new("us-east-1").unwrap())));
+    }
+
+    #[test]
+    fn witnesses_that_may_have_vouched_are_not_replaced() {
+        let set = |name: &str| WitnessSet::of([domicile_model::RouterId::new(name).unwrap()].into());
+        let old = Placement { witnesses: set("w1"), ..serving() };
+        let replaced = Placement { witnesses: set("w2"), ..old.clone() };
+        assert_eq!(
+            take_right(Txn::bare(), &old, Revision(9), replaced).unwrap_err().invariant,
+            "witnesses-stay"
+        );
+        let first = Placement { witnesses: set("w1"), ..serving() };
+        assert_eq!(take_right(Txn::bare(), &serving(), Revision(9), first).unwrap().1.epoch, Epoch(5));
     }
 
     #[test]
