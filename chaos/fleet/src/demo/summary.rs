@@ -31,6 +31,10 @@ pub(super) struct Planned {
     pub(super) unprotected_ms: Option<u64>,
     /// How many times checks refused the move before it started.
     pub(super) starts_blocked: u64,
+    /// Of the write pause: until what was in flight, an upload foremost, had ended. By the leader's wall clock.
+    pub(super) hold_ms: Option<u64>,
+    /// Of the write pause: from the close to the switch.
+    pub(super) closed_ms: Option<u64>,
 }
 
 /// A forced move under load.

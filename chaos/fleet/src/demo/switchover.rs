@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domicile_api::moves::MoveStatus;
+use domicile_api::moves::{LogEntry, LogEvent, MoveStatus};
 use domicile_chaos_kit::wait;
 use domicile_model::clock::pause;
 
@@ -64,7 +64,17 @@ async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
         uploads_across_the_pause: across,
         unprotected_ms: done.facts.unprotected_ms,
         starts_blocked: started.blocked,
+        hold_ms: hold_ms(&done.log),
+        closed_ms: done.facts.closed_ms,
     })
+}
+
+/// How long the move waited until what was in flight had ended, by its log. What the users' pause is made of can't be
+/// told without: an upload in flight keeps everybody waiting for as long as it takes.
+fn hold_ms(log: &[LogEntry]) -> Option<u64> {
+    let at = |event| log.iter().find(|e| e.step == "hold" && e.event == event).map(|e| e.at);
+    let held = at(LogEvent::Done)?.duration_since(at(LogEvent::Intent)?);
+    u64::try_from(held.as_millis()).ok()
 }
 
 /// Waits until a planned move of the cell would be let through.
@@ -120,4 +130,29 @@ fn uploads_across_the_pause(records: &[Record]) -> u64 {
     let across =
         |r: &&Record| r.kind == Kind::Upload && r.acknowledged() && r.sent < longest.1 && r.ended > longest.0;
     records.iter().filter(across).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_lasts_from_its_intent_to_its_end() {
+        let entry = |n, step: &str, event, at: &str| LogEntry {
+            n,
+            at: at.parse().unwrap(),
+            leader: "control-a".into(),
+            step: step.into(),
+            event,
+            note: String::new(),
+        };
+        let log = [
+            entry(1, "settle", LogEvent::Intent, "2026-01-01T00:00:00Z"),
+            entry(2, "hold", LogEvent::Intent, "2026-01-01T00:00:01Z"),
+            entry(3, "hold", LogEvent::Done, "2026-01-01T00:00:01.240Z"),
+            entry(4, "close", LogEvent::Done, "2026-01-01T00:00:01.300Z"),
+        ];
+        assert_eq!(hold_ms(&log), Some(240));
+        assert_eq!(hold_ms(&log[..2]), None, "it has not ended");
+    }
 }
