@@ -20,7 +20,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool, Row, SqlSafeStr};
+use sqlx::{Executor, PgConnection, PgPool, Row, SqlSafeStr};
 
 /// The most that an upload may hold.
 const UPLOAD: usize = 64 << 20;
@@ -151,6 +151,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .max_connections(MOST)
         .acquire_timeout(ACQUIRE)
         .test_before_acquire(true)
+        .after_connect(|connection, _| Box::pin(prime(connection)))
         .connect_lazy_with(connect);
     tokio::spawn(keep_warm(pool.clone()));
     let clinic = Clinic { pool, region: options.region };
@@ -181,13 +182,16 @@ async fn keep_warm(pool: PgPool) {
 async fn warm(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut taken = Vec::with_capacity(WARM);
     for _ in 0..WARM {
-        let mut connection = pool.acquire().await?;
-        // Kept by the connection, as every statement of a request is: done once.
-        connection.prepare(INSERT.into_sql_str()).await?;
-        connection.prepare(SELECT.into_sql_str()).await?;
-        taken.push(connection);
+        taken.push(pool.acquire().await?);
     }
     Ok(())
+}
+
+/// What the first request of a connection would otherwise wait for: both statements, and the server's caches for them.
+/// A standby allows it all.
+async fn prime(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.prepare(INSERT.into_sql_str()).await?;
+    sqlx::query(SELECT).bind("").bind("").fetch_optional(connection).await.map(drop)
 }
 
 async fn write(
