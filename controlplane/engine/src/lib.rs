@@ -5,6 +5,8 @@
 //! result after; whoever resumes looks before it acts ([`effect`]). The moves themselves read top to bottom like a
 //! runbook ([`definitions`]). The engine knows no SQL and no HTTP: [`provider::Databases`] does.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod definitions;
 mod drive;
 mod effect;

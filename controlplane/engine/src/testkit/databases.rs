@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Fork, LossReport};
+use domicile_api::agent::{Fork, LossReport, LostTransaction};
 use domicile_model::clock::pause;
 use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
 
@@ -58,6 +58,18 @@ impl World2 {
         let at = self.faults.iter().position(|(n, _)| n == job)?;
         Some(self.faults.remove(at).1)
     }
+}
+
+/// A list of this many transactions past a fork.
+fn report(moving: MoveId, fork: Fork, lost: u64) -> LossReport {
+    let transactions = (1..=lost).map(|n| LostTransaction {
+        xid: u32::try_from(n).unwrap_or(u32::MAX),
+        commit: lsn(fork.at.0 + n * 100),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        changes: Vec::new(),
+    });
+    let (own, rows_at) = (0, String::new());
+    LossReport { moving, fork, transactions: transactions.collect(), own, rows_at, blind_spots: Vec::new() }
 }
 
 fn other(at: &RegionId) -> RegionId {
@@ -168,6 +180,9 @@ impl Databases for FakeDatabases {
                 return Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork });
             }
             let server = &world.servers[at];
+            if !server.standby {
+                return Err(EffectError::Refused(format!("the server in {at} is no standby")));
+            }
             if handover.is_some_and(|h| lsn(server.flushed) <= h.checkpoint) {
                 return Err(EffectError::Refused("not replayed past the handover".to_owned()));
             }
@@ -180,10 +195,14 @@ impl Databases for FakeDatabases {
             if lost > 0 && world.planned {
                 found.push(format!("a planned move lost {lost} transactions"));
             }
-            if world.placements.last().is_some_and(|p| p.holder.is_some()) {
+            let held = world.placements.last().is_some_and(|p| p.holder.is_some());
+            if held {
                 found.push("promoted while somebody held the cell".to_owned());
             }
             world.violations.extend(found);
+            if held {
+                return Err(EffectError::Refused("the registry shows a holder".to_owned()));
+            }
             let server = world.servers.get_mut(at).expect("two servers");
             let fork = Fork { parent: server.timeline, at: lsn(server.flushed) };
             server.timeline += 1;
@@ -222,10 +241,14 @@ impl Databases for FakeDatabases {
         self.effect("follow", at, token, |world| {
             let lost = world.servers[upstream].lost;
             let mut found = Vec::new();
-            if lost > 0 && world.servers[at].losses.as_ref().is_none_or(|j| j.outcome.is_none()) {
+            let unread = lost > 0 && world.servers[at].losses.as_ref().is_none_or(|j| j.outcome.is_none());
+            if unread {
                 found.push("rewound before the lost transactions were exported".to_owned());
             }
             world.violations.extend(found);
+            if unread {
+                return Err(EffectError::Refused("the losses were not exported".to_owned()));
+            }
             let up = world.servers[upstream].clone();
             let stopped = world.stalls("follow-job");
             let server = world.servers.get_mut(at).expect("two servers");
@@ -255,11 +278,12 @@ impl Databases for FakeDatabases {
         &self,
         _: &Cell,
         at: &RegionId,
-        _: Fork,
+        fork: Fork,
         token: &Token,
     ) -> Result<(), EffectError> {
         self.effect("export", at, token, |world| {
             let forgotten = world.stalls("export-job").is_some();
+            let lost = world.servers[&other(at)].lost;
             let server = world.servers.get_mut(at).expect("two servers");
             if forgotten {
                 server.losses = Some(Job { token: token.clone(), how: "export".to_owned(), outcome: None });
@@ -267,6 +291,7 @@ impl Databases for FakeDatabases {
             }
             server.losses =
                 Some(Job { token: token.clone(), how: "export".to_owned(), outcome: Some(Ok(())) });
+            server.report = Some(report(token.moving, fork, lost));
             Ok(())
         })
         .await
@@ -275,12 +300,11 @@ impl Databases for FakeDatabases {
     async fn losses(
         &self,
         _: &Cell,
-        _: &RegionId,
+        at: &RegionId,
         moving: MoveId,
     ) -> Result<Option<LossReport>, EffectError> {
-        let fork = Fork { parent: 1, at: lsn(0) };
-        let (own, rows_at) = (0, String::new());
-        Ok(Some(LossReport { moving, fork, transactions: Vec::new(), own, rows_at, blind_spots: Vec::new() }))
+        let world = self.0.world();
+        Ok(world.servers[at].report.clone().filter(|report| report.moving == moving))
     }
 
     async fn sample(&self, _: &Cell, holder: &RegionId) -> Sample {

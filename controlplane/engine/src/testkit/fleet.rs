@@ -123,6 +123,26 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// Waits until the fleet has seen this epoch.
+    pub(crate) async fn noticed(&self, epoch: domicile_model::Epoch) {
+        while self.world().placements.last().is_none_or(|seen| seen.epoch < epoch) {
+            pause(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// One write there, as a user's; whether it was acknowledged.
+    pub(crate) fn write(&self, at: &RegionId) -> bool {
+        let mut world = self.world();
+        let serves = world.placements.last().is_some_and(|p| p.phase == Phase::Serving && held_by(p, at));
+        let takes = serves && world.servers[at].writable && world.servers[at].fence.is_none();
+        if takes {
+            world.write(at);
+        }
+        takes
+    }
+}
+
 impl super::World2 {
     /// Whether a server that lost the cell may still acknowledge under a proof asked for just before the close.
     pub(super) fn may_still_write(

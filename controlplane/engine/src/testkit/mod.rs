@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_api::agent::Fork;
+use domicile_api::agent::{Fork, LossReport};
 use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
@@ -55,6 +55,8 @@ pub(crate) struct Server {
     pub(crate) highest: Option<Token>,
     pub(crate) follow: Option<Job>,
     pub(crate) losses: Option<Job>,
+    /// The list that the newest export made.
+    pub(crate) report: Option<LossReport>,
     pub(crate) promotions: u32,
     /// Whether it has the slots that keep what a standby and the list of losses need. A promotion makes them last.
     pub(crate) slots: bool,
@@ -119,6 +121,7 @@ fn server(writable: bool) -> Server {
         highest: None,
         follow: None,
         losses: None,
+        report: None,
         promotions: 0,
         slots: writable,
         lost: 0,

@@ -1,5 +1,6 @@
 //! What must hold of every definition, proved in simulation; each safety check is also seen failing.
 
+mod conformance;
 mod deposed;
 mod faults;
 mod happy;
