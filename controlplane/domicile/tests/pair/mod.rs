@@ -1,5 +1,6 @@
 //! A cell on this machine: etcd, one control plane, a primary and a streaming standby with an agent each. All of it is
 //! the binary, as a user runs it.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use domicile_chaos_kit::etcd::EtcdCluster;
+use domicile_chaos_kit::link::Link;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Spec};
 use domicile_chaos_kit::process::{Process, Spec as Run};
@@ -23,15 +25,17 @@ pub(crate) const SLOW: Duration = Duration::from_secs(60);
 pub(crate) struct Side {
     pub(crate) region: &'static str,
     pub(crate) address: SocketAddr,
-    agent_at: SocketAddr,
+    pub(crate) agent_at: SocketAddr,
     pub(crate) data: PathBuf,
     agent: Option<Process>,
 }
 
 pub(crate) struct Pair {
     home: tempfile::TempDir,
-    spec: Spec,
-    etcd: EtcdCluster,
+    pub(crate) spec: Spec,
+    pub(crate) etcd: EtcdCluster,
+    /// The way of the standby, until it was ordered to follow another one.
+    pub(crate) replication: Link,
     server: SocketAddr,
     plane: Option<Process>,
     pub(crate) a: Side,
@@ -50,17 +54,19 @@ impl Pair {
             Ok(Side { region, address: free_address()?, agent_at: free_address()?, data, agent: None })
         };
         let (a, b) = (side("a", "us-east-1")?, side("b", "us-west-2")?);
-        let (a_dir, b_dir, up, s) = (a.data.clone(), b.data.clone(), a.address, spec.clone());
+        let replication = Link::start(a.address).await?;
+        let (a_dir, b_dir, up, s) = (a.data.clone(), b.data.clone(), replication.addr(), spec.clone());
         tokio::task::spawn_blocking(move || {
             postgres::prepare_primary(&a_dir, &s)?;
             postgres::prepare_standby(&a_dir, &b_dir, up, "domicile_standby", &s)
         })
         .await??;
         let etcd = EtcdCluster::start(1).await?;
-        Ok(Self { home, spec, etcd, server: free_address()?, plane: None, a, b, keep_mib })
+        Ok(Self { home, spec, etcd, replication, server: free_address()?, plane: None, a, b, keep_mib })
     }
 
-    fn file(&self, name: &str, text: &str) -> anyhow::Result<String> {
+    /// Writes a file beside the servers; its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> anyhow::Result<String> {
         let path = self.home.path().join(name);
         std::fs::write(&path, text)?;
         Ok(path.display().to_string())

@@ -91,3 +91,15 @@ fn the_simulation_conforms() {
         });
     }
 }
+
+#[test]
+#[should_panic(expected = "must be refused as late")]
+fn a_simulation_that_ignores_ranks_does_not() {
+    simulate(async {
+        let sim = Sim::start().await;
+        sim.world().ignore_tokens = true;
+        let leader = Mutex::new(sim.take_over("first").await.fence);
+        let simulated = Simulated { sim, moving: MoveId::new(), leader };
+        run("a_lower_rank_is_refused_by_every_effect", &simulated).await;
+    });
+}
