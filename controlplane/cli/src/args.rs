@@ -231,7 +231,7 @@ pub enum Until {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// The name of this control plane, in logs and as the leader.
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     pub name: String,
     /// The region that it runs in.
     #[arg(long)]
@@ -240,10 +240,10 @@ pub struct ServeArgs {
     #[arg(long)]
     pub registry: String,
     /// Where it listens.
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     pub listen: SocketAddr,
     /// Where the other control planes reach it, if not at the address it listens on.
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     pub advertise: Option<SocketAddr>,
     /// The operators: a file with lines `name sha256-of-token-in-hex`.
     #[arg(long)]
@@ -282,6 +282,18 @@ pub struct SuperviseArgs {
     /// Passed on as they are.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<OsString>,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if (1..=64).contains(&text.len()) && text.bytes().all(fine) {
+        return Ok(text.to_owned());
+    }
+    Err("write 1 to 64 letters, digits, `-`, `_` and `.`".into())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:7400".into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,5 +1,6 @@
 //! `domicile check FILE`: every mistake of a regions.toml at once, without a server.
 
+use std::io::Read;
 use std::path::Path;
 
 use crate::exit::Exit;
@@ -15,19 +16,21 @@ const LARGEST: u64 = domicile_config::MAX_BYTES as u64;
 /// When it can't be read, is too large, or is not UTF-8.
 pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     let name = file.display();
-    let size = std::fs::metadata(file)
-        .map_err(|e| Failure::new(Exit::Usage, format!("{name} can't be read: {e}")))?
-        .len();
-    if size > LARGEST {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{name} has {size} bytes; at most {LARGEST} are read"),
-        ));
+    let wrong = |what: String, hint: &str| Failure::new(Exit::Usage, format!("{name} {what}")).hint(hint);
+    let mut text = String::new();
+    // Bounded by what is read, not by what the file says of its size: it may be a device.
+    std::fs::File::open(file).and_then(|f| f.take(LARGEST + 1).read_to_string(&mut text)).map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::NotFound => "name the regions.toml that describes the fleet",
+            std::io::ErrorKind::PermissionDenied => "make it readable for who runs this command",
+            _ => "a regions.toml is a text file in UTF-8",
+        };
+        wrong(format!("can't be read: {e}"), hint)
+    })?;
+    if text.len() as u64 > LARGEST {
+        return Err(wrong(format!("is larger than {} MiB", LARGEST >> 20), "is it the right file?"));
     }
-    std::fs::read_to_string(file).map_err(|e| {
-        Failure::new(Exit::Usage, format!("{name} can't be read: {e}"))
-            .hint("a regions.toml is a text file in UTF-8")
-    })
+    Ok(text)
 }
 
 /// Runs it.

@@ -155,7 +155,11 @@ impl Client {
         if answer.status() == StatusCode::OK {
             return Ok(answer);
         }
-        Err(Failure::of_problem(problem(answer).await, server))
+        let status = answer.status();
+        Err(match problem(answer).await {
+            Some(problem) => Failure::of_problem(problem, server),
+            None => no_control_plane(server, status),
+        })
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> Result<reqwest::RequestBuilder, Failure> {
@@ -229,7 +233,16 @@ impl Client {
                 Err(why) => return call.lost(server, &why),
             }
         } else {
-            let failure = Failure::of_problem(problem(answer).await, server);
+            let Some(problem) = problem(answer).await else {
+                let failure = no_control_plane(server, status);
+                // Whoever is there gave no order a second look either; but that is not certain.
+                return if call.repeatable {
+                    Said::Not(Weight::Silent, failure)
+                } else {
+                    Said::Final(Err(failure))
+                };
+            };
+            let failure = Failure::of_problem(problem, server);
             match call.weighs(status) {
                 Some(weight) => return Said::Not(weight, failure),
                 None => Err(failure),
@@ -310,16 +323,12 @@ async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-async fn problem(answer: reqwest::Response) -> Problem {
-    let status = answer.status();
-    let parsed = read(answer).await.ok().and_then(|b| serde_json::from_slice::<Problem>(&b).ok());
-    parsed.unwrap_or_else(|| {
-        Problem::new(
-            "unknown",
-            "Unknown answer",
-            status.as_u16(),
-            format!("the server answered {status} without saying why"),
-        )
-        .hint("is that a domicile control plane?")
-    })
+/// The problem that an answer tells; none if it is not one of ours.
+async fn problem(answer: reqwest::Response) -> Option<Problem> {
+    read(answer).await.ok().and_then(|b| serde_json::from_slice::<Problem>(&b).ok())
+}
+
+fn no_control_plane(server: &str, status: StatusCode) -> Failure {
+    Failure::new(Exit::Internal, format!("{server} answered {status}, and not as a control plane does"))
+        .hint("is that the address of a domicile control plane? see --server and DOMICILE_SERVER")
 }

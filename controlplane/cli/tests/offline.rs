@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use domicile_cli::exit::Exit;
 use domicile_cli::out::Out;
 use domicile_cli::{Asked, parse, run};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<Vec<u8>>>);
@@ -82,7 +83,10 @@ async fn a_sound_file_is_counted_on_stdout() {
     assert_eq!(said["regions"], 1);
     let (exit, _, stderr) = domicile(&["check", "/nowhere/regions.toml"]).await;
     assert_eq!(exit, Exit::Usage);
-    assert!(stderr.contains("/nowhere/regions.toml can't be read"), "{stderr}");
+    assert!(stderr.contains("/nowhere/regions.toml can't be read") && stderr.contains("hint: "), "{stderr}");
+    let (exit, _, stderr) = domicile(&["check", "/dev/zero"]).await;
+    assert_eq!(exit, Exit::Usage);
+    assert!(stderr.contains("is larger than"), "{stderr}");
 }
 
 #[tokio::test]
@@ -97,6 +101,21 @@ async fn usage_is_refused_before_anything_is_dialled() {
         &["nonsense"],
         &["--server", "no-port", "status"],
         &["serve", "--name", "a"],
+        &[
+            "serve",
+            "--name",
+            "a b",
+            "--region",
+            "r",
+            "--registry",
+            "etcd://a:1",
+            "--listen",
+            "127.0.0.1:1",
+            "--tokens",
+            "t",
+            "--agent-secret",
+            "file:s",
+        ],
     ] {
         assert_eq!(domicile(wrong).await.0, Exit::Usage, "{wrong:?}");
     }
@@ -124,6 +143,39 @@ async fn an_unreachable_server_is_named_with_what_to_do() {
     let (exit, _, stderr) = domicile(&["--server", &gone, "--token", &token, "status"]).await;
     assert_eq!(exit, Exit::Unavailable);
     assert!(stderr.contains(&gone) && stderr.contains("hint: "), "{stderr}");
+}
+
+/// Something else listens there: not "there is no such cell".
+#[tokio::test]
+async fn who_answers_but_is_no_control_plane_is_named_and_the_next_one_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "t").unwrap();
+    let token = format!("file:{}", token.display());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = listener.local_addr().unwrap().to_string();
+    let _server = AbortOnDrop(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnope").await;
+        }
+    }));
+    let (exit, _, stderr) = domicile(&["--server", &other, "--token", &token, "cell", "list"]).await;
+    assert_eq!(exit, Exit::Internal);
+    assert!(stderr.contains("not as a control plane does") && stderr.contains(&other), "{stderr}");
+    let gone = format!("127.0.0.1:{}", domicile_chaos_kit::ports::free().unwrap());
+    let both = format!("{other},{gone}");
+    let (exit, _, stderr) = domicile(&["--server", &both, "--token", &token, "cell", "list"]).await;
+    assert_eq!(exit, Exit::Unavailable);
+    assert!(stderr.contains("also asked: ") && stderr.contains(&other) && stderr.contains(&gone), "{stderr}");
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[tokio::test]

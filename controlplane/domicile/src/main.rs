@@ -40,8 +40,7 @@ fn client(cli: &Cli) -> Exit {
 fn agent(args: &AgentArgs) -> Result<(), Failure> {
     logs::start();
     let config = AgentConfig::load(&args.config).map_err(|e| {
-        Failure::new(Exit::Usage, domicile_server::chain(&e))
-            .hint("mend the agent's configuration file and start again")
+        Failure::new(Exit::Usage, e.to_string()).hint("mend the agent's configuration file and start again")
     })?;
     serve::runtime()?.block_on(async {
         tokio::select! {

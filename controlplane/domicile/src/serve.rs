@@ -32,8 +32,14 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     let mut registry: EtcdConfig = args.registry.parse().map_err(|e| usage(format!("--registry: {e}")))?;
     let secret = SecretRef::new(&args.agent_secret).map_err(|e| usage(format!("--agent-secret: {e}")))?;
     // Now, so that a wrong path is seen at the start and not in the middle of a disaster.
-    secret.read().map_err(|e| usage(format!("--agent-secret: {}", chain(&e))))?;
-    let operators = Operators::load(&args.tokens).map_err(|e| usage(format!("--tokens: {}", chain(&e))))?;
+    secret.read().map_err(|e| {
+        usage(format!("--agent-secret: {}", chain(&e)))
+            .hint("write the secret that the agents' configuration names there, readable by this process")
+    })?;
+    let operators = Operators::load(&args.tokens).map_err(|e| {
+        usage(format!("--tokens: {}", chain(&e)))
+            .hint("it needs a line `name sha256-of-token` for each operator: printf 'ann %s\\n' \"$(printf %s \"$TOKEN\" | sha256sum | cut -d' ' -f1)\"")
+    })?;
     let links = args.links.as_deref().map(links).transpose()?.unwrap_or_default();
     // The registry too may have another address from here.
     for endpoint in &mut registry.endpoints {
@@ -107,7 +113,13 @@ fn failed(error: &ServeError) -> Failure {
         ServeError::Listen { .. } => Exit::Io,
         ServeError::Start(_) => Exit::Internal,
     };
-    Failure::new(exit, chain(error))
+    let hint = match error {
+        ServeError::Constants(_) => "the usual value is 10s",
+        ServeError::Lease(_) => "the usual value is 3s: how long a dead leader is waited for",
+        ServeError::Listen { .. } => "choose another --listen, or stop what is there (`ss -ltnp` names it)",
+        ServeError::Start(_) => "this is a bug: report it with this sentence",
+    };
+    Failure::new(exit, chain(error)).hint(hint)
 }
 
 /// The runtime of long-running commands.

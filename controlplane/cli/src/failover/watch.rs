@@ -63,8 +63,11 @@ pub(crate) async fn follow(
                     )));
                 }
             }
-            // Another server's file of operators may be newer.
-            Err(failure) if failure.exit == Exit::Permission && strangers + 1 < client.servers() => {
+            // Another server's file of operators may be newer, or this one is no control plane.
+            Err(failure)
+                if matches!(failure.exit, Exit::Permission | Exit::Internal)
+                    && strangers + 1 < client.servers() =>
+            {
                 strangers += 1;
             }
             Err(failure) => return Err(failure),

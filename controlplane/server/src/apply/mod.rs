@@ -41,6 +41,9 @@ pub enum ApplyError {
     /// The registry did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It ended after some of its transactions.
+    #[error("the file may be applied in part: {0}")]
+    Partly(#[source] Box<ApplyError>),
 }
 
 /// Who applies, and in whose name.
@@ -83,8 +86,24 @@ impl Applier<'_> {
     /// Applies a fleet. Call it with nothing else of this leader changing the registry.
     ///
     /// # Errors
-    /// When something is refused (nothing is applied then), the leadership is lost, or the registry does not answer.
+    /// When something is refused (nothing is applied then), the leadership is lost, or the registry does not answer; in
+    /// [`ApplyError::Partly`] if that was after the first transaction.
     pub async fn apply(&self, wanted: &Fleet, prune: bool) -> Result<ApplyReport, ApplyError> {
+        let mut begun = false;
+        self.apply_all(wanted, prune, &mut begun).await.map_err(|error| match error {
+            // Those say what they say of this try only, and the file stays refused.
+            ApplyError::Refused(_) | ApplyError::Unreadable(_) => error,
+            error if begun => ApplyError::Partly(Box::new(error)),
+            error => error,
+        })
+    }
+
+    async fn apply_all(
+        &self,
+        wanted: &Fleet,
+        prune: bool,
+        begun: &mut bool,
+    ) -> Result<ApplyReport, ApplyError> {
         let mut told: Option<Vec<PlannedChange>> = None;
         let mut reached = 0;
         for _ in 0..TRIES {
@@ -100,7 +119,7 @@ impl Applier<'_> {
             if done {
                 return Ok(ApplyReport { changes, applied: true, revision: reached });
             }
-            match self.carry_out(&plan.stages).await? {
+            match self.carry_out(&plan.stages, begun).await? {
                 Some(revision) => {
                     reached = reached.max(revision);
                     return Ok(ApplyReport { changes, applied: true, revision: reached });
@@ -112,8 +131,8 @@ impl Applier<'_> {
     }
 
     /// Commits one transaction after the other; none when the registry was not what the plan had seen, or when it is
-    /// not known what became of a commit: then plan again.
-    async fn carry_out(&self, stages: &[batch::Stage]) -> Result<Option<i64>, ApplyError> {
+    /// not known what became of a commit: then plan again. `begun` is set once anything may have been applied.
+    async fn carry_out(&self, stages: &[batch::Stage], begun: &mut bool) -> Result<Option<i64>, ApplyError> {
         let mut reached = None;
         for unit in stages.iter().flat_map(|s| batch::pack(&s.units)) {
             let mut txn = self.fenced();
@@ -121,7 +140,10 @@ impl Applier<'_> {
             txn.then.extend(unit.then);
             txn = txn.op(AuditEntry::now(self.by, self.server, "apply", unit.what).write());
             match self.store.commit(txn.clone()).await {
-                Ok(Commit::Done(revision)) => reached = Some(revision.0),
+                Ok(Commit::Done(revision)) => {
+                    *begun = true;
+                    reached = Some(revision.0);
+                }
                 Ok(Commit::Refused { current, .. }) => {
                     if !self.still_leads(&txn, &current) {
                         return Err(ApplyError::Deposed);
@@ -129,6 +151,7 @@ impl Applier<'_> {
                     return Ok(None);
                 }
                 Err(StoreError::UnknownOutcome { place, why }) => {
+                    *begun = true;
                     tracing::warn!(place, why, "a commit of apply was not confirmed; looking again");
                     return Ok(None);
                 }

@@ -1,11 +1,19 @@
 //! The plan, and its transactions on the in-process store.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use domicile_model::clock::{Clock, ManualClock};
-use domicile_model::{CellId, FenceConstants, Fleet, MoveClaim, MoveId, Placement, RegionId, World};
+use domicile_model::{
+    CellId, FenceConstants, Fleet, MoveClaim, MoveId, Placement, RegionId, Revision, World,
+};
 use domicile_store::lead::{Attempt, Candidate, Reign};
 use domicile_store::memory::{LostAnswer, MemoryStore};
 use domicile_store::world::init_world;
-use domicile_store::{Commit, Key, Op, Precondition, Store, Txn, codec, right};
+use domicile_store::{
+    Commit, Entry, Header, Key, LeaseId, Listing, Op, Precondition, Store, StoreError, Txn, Watcher, codec,
+    right,
+};
 
 use super::{Applier, ApplyError, batch, look};
 
@@ -72,8 +80,17 @@ impl Bench {
     }
 
     async fn apply(&self, text: &str, prune: bool) -> Result<domicile_api::views::ApplyReport, ApplyError> {
+        self.apply_through(&*self.store, text, prune).await
+    }
+
+    async fn apply_through(
+        &self,
+        store: &dyn Store,
+        text: &str,
+        prune: bool,
+    ) -> Result<domicile_api::views::ApplyReport, ApplyError> {
         let applier = Applier {
-            store: &*self.store,
+            store,
             clock: &self.clock,
             world: &self.world,
             leadership: self.reign.leadership(),
@@ -287,10 +304,9 @@ async fn what_a_newer_program_wrote_stops_an_apply() {
     assert!(matches!(bench.apply(SMALL, true).await, Err(ApplyError::Unreadable(_))));
 }
 
-#[tokio::test]
-async fn a_large_fleet_takes_several_transactions_of_lawful_size_and_each_prefix_is_sound() {
+/// A file that takes several transactions.
+fn large() -> String {
     use std::fmt::Write as _;
-    let bench = Bench::new().await;
     let mut text = SMALL.to_owned();
     for n in 0..150 {
         write!(
@@ -299,6 +315,59 @@ async fn a_large_fleet_takes_several_transactions_of_lawful_size_and_each_prefix
         )
         .unwrap();
     }
+    text
+}
+
+/// Answers so many commits, and then no more.
+struct Ends(std::sync::Arc<MemoryStore>, AtomicUsize);
+
+#[async_trait::async_trait]
+impl Store for Ends {
+    async fn read(&self, keys: &[Key]) -> Result<(Header, Vec<Option<Entry>>), StoreError> {
+        self.0.read(keys).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.0.list(prefix).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
+        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            return Err(StoreError::Unavailable { place: "here".into(), why: "a test".into() });
+        }
+        self.0.commit(txn).await
+    }
+    async fn watch(&self, from: Revision) -> Result<Box<dyn Watcher>, StoreError> {
+        self.0.watch(from).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+}
+
+#[tokio::test]
+async fn whether_anything_was_applied_before_the_end_is_said() {
+    let bench = Bench::new().await;
+    let before = bench.store.revision();
+    let none = bench.apply_through(&Ends(bench.store.clone(), 0.into()), &large(), false).await;
+    assert!(matches!(none, Err(ApplyError::Store(_))), "{none:?}");
+    assert_eq!(bench.store.revision(), before);
+    let some = bench.apply_through(&Ends(bench.store.clone(), 2.into()), &large(), false).await;
+    assert!(matches!(some, Err(ApplyError::Partly(_))), "{some:?}");
+    assert!(bench.store.revision() > before);
+    // The same file again goes on where it stopped.
+    bench.apply(&large(), false).await.unwrap();
+    assert_eq!(bench.keys("tenants/").await.len(), 153);
+}
+
+#[tokio::test]
+async fn a_large_fleet_takes_several_transactions_of_lawful_size_and_each_prefix_is_sound() {
+    let bench = Bench::new().await;
+    let text = large();
     let (plan, _) = look(&*bench.store, &bench.clock, &fleet(&text), false).await.unwrap();
     let packed: Vec<_> = plan.stages.iter().flat_map(|s| batch::pack(&s.units)).collect();
     assert!(packed.len() > 3);

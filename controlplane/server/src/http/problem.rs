@@ -129,6 +129,9 @@ impl From<ApplyError> for Refusal {
                 .hint("a move is probably under way in one of the cells: see `domicile status`, then apply again")
                 .into(),
             ApplyError::Store(error) => error.into(),
+            ApplyError::Partly(_) => Problem::new("partly-applied", "Partly applied", 504, text)
+                .hint("apply the same file again: it goes on where it stopped; each part stands in the audit log")
+                .into(),
         }
     }
 }
