@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use domicile_chaos_kit::wait::eventually;
 use domicile_store::Store;
 use domicile_store_etcd::EtcdStore;
 
 use crate::rig::{GOOD, Rig};
 
+/// SHA-256 of `another`.
+const OTHER_HASH: &str = "ae448ac86c4e8e4dec645729708ef41873ae79c6dff84eff73360989487f08e5";
 const MISTAKES: &str = include_str!("../../../../registry/config/tests/invalid/six.toml");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,6 +22,15 @@ async fn the_whole_command_line_against_two_control_planes() -> anyhow::Result<(
     let (code, out, err) = rig.domicile(&second, "wrong", &["status"])?;
     assert_eq!((code, out.as_str()), (77, ""), "{err}");
     assert!(err.contains("token") && err.contains("hint: "), "{err}");
+
+    // It becomes a right one when the operators' file says so, without a restart.
+    let tokens = rig.dir.path().join("tokens");
+    let bob = format!("{}bob {OTHER_HASH}\n", std::fs::read_to_string(&tokens)?);
+    std::fs::write(&tokens, bob)?;
+    eventually(Duration::from_secs(10), "bob is let in", || async {
+        rig.domicile(&second, "wrong", &["status"]).is_ok_and(|(code, _, _)| code == 0)
+    })
+    .await?;
 
     // All mistakes in one report, and nothing changed in etcd.
     let bad = rig.write("bad.toml", MISTAKES)?;

@@ -417,6 +417,18 @@ impl Fleet {
         entries.into_iter().next().flatten().map(|e| decode(&e.value).unwrap())
     }
 
+    /// Waits until every witness has said where it answers, and the tables have heard of it.
+    pub(crate) async fn witnesses_known(&self) {
+        for id in ["gate-us-east-1", "gate-us-west-2", "edge"] {
+            eventually(SOON, "every witness has said where it answers", || async {
+                self.witness_state(id).await.is_some()
+            })
+            .await
+            .unwrap();
+        }
+        domicile_model::clock::pause(Duration::from_millis(500)).await;
+    }
+
     /// Waits until these routers have acknowledged a revision with nothing in flight.
     pub(crate) async fn acknowledged(&self, ids: &[&str], revision: Revision) {
         for id in ids {

@@ -83,15 +83,7 @@ async fn witnesses_carry_a_gate_through_an_outage_of_the_registry() {
     let _west = fleet.gate("us-west-2").await;
     let edge = fleet.edge().await;
     until_status(&edge, "/", 200).await;
-    for id in ["gate-us-east-1", "gate-us-west-2", "edge"] {
-        eventually(SOON, "every witness has said where it answers", || async {
-            fleet.witness_state(id).await.is_some()
-        })
-        .await
-        .unwrap();
-    }
-    // The tables must have heard of the witnesses, too.
-    domicile_model::clock::pause(Duration::from_millis(500)).await;
+    fleet.witnesses_known().await;
     fleet.etcd.kill(0);
     let clock = domicile_model::clock::Clock::Machine;
     let from = clock.now();
@@ -142,14 +134,7 @@ async fn an_edge_and_a_gate_restarted_without_the_registry_go_on_from_disk() {
     let _west = fleet.gate("us-west-2").await;
     let mut edge = fleet.edge().await;
     until_status(&edge, "/", 200).await;
-    for id in ["gate-us-east-1", "gate-us-west-2", "edge"] {
-        eventually(SOON, "every witness has said where it answers", || async {
-            fleet.witness_state(id).await.is_some()
-        })
-        .await
-        .unwrap();
-    }
-    domicile_model::clock::pause(Duration::from_millis(500)).await;
+    fleet.witnesses_known().await;
     fleet.etcd.kill(0);
     edge.process.terminate();
     assert_eq!(edge.process.wait(SOON).await.unwrap().code(), Some(0), "{}", edge.process.tail());
