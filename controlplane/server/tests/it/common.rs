@@ -192,6 +192,10 @@ impl Plane {
             None => Operators::parse(Path::new("tokens"), &operator("ann", TOKEN)).unwrap(),
         };
         let lease = Duration::from_secs(2);
+        let mut options = options(name, lease, Duration::from_secs(2), &FenceConstants::DEFAULT);
+        // A database that refuses goes on refusing: what becomes of the move is seen sooner.
+        options.step = Duration::from_secs(1);
+        options.backoff = (Duration::from_millis(10), Duration::from_millis(50));
         let config = Config {
             name: name.into(),
             region: "us-east-1".parse().unwrap(),
@@ -203,7 +207,7 @@ impl Plane {
             constants: FenceConstants::DEFAULT,
             lease,
             links: AddressMap::default(),
-            options: options(name, lease, Duration::from_secs(2), &FenceConstants::DEFAULT),
+            options,
         };
         let server = Server::bind(config, store, Arc::new(Idle { obstinate }), Clock::Machine).await.unwrap();
         let address = server.address();
