@@ -75,6 +75,11 @@ async fn the_standbys_slot_is_given_up() -> anyhow::Result<()> {
     let (verdict, why) = pair.check("problems")?;
     assert!(verdict == "failed" && why.contains("was given up"), "{verdict} {why}");
 
+    // A forced move says before consent that what it loses could not be listed.
+    let (_, out, err) =
+        pair.domicile(&["--json", "failover", "plan", "c", "--to", "us-west-2", "--force"])?;
+    assert!(out.contains("what is lost could not be listed whole"), "{out}{err}");
+
     // The standby comes back, can't go on, and says why and what helps.
     pair.start_agent(true)?;
     pair.status_says(&[

@@ -50,12 +50,16 @@ struct History {
 struct Looks {
     began: Option<BootTime>,
     seen: Option<(BootTime, Vec<String>)>,
+    /// Whether the holder's loss slot was good when it was last seen: the holder may be gone when that is asked.
+    loss_slot: Option<(BootTime, bool)>,
 }
 
 impl History {
     fn take(&mut self, holder: &RegionId, sample: Sample) {
         if self.holder.as_ref() != Some(holder) {
-            let looks = std::mem::take(&mut self.looks);
+            let mut looks = std::mem::take(&mut self.looks);
+            // Another server's slot.
+            looks.loss_slot = looks.loss_slot.filter(|_| self.holder.is_none());
             *self = Self { holder: Some(holder.clone()), busy: self.busy, looks, ..Self::default() };
         }
         if let Some(primary) = sample.primary {
@@ -149,17 +153,25 @@ impl Sampler {
                 ..Observation::default()
             });
             seen.problems.extend(seen.not_streaming);
-            seen.problems
+            (seen.problems, seen.loss_slot)
         };
         let other = async {
             match cell.other(holder) {
-                Some(other) => one(other).await,
+                Some(other) => one(other).await.0,
                 None => Vec::new(),
             }
         };
-        let (mut problems, others) = futures::join!(one(holder), other);
+        let ((mut problems, loss_slot), others) = futures::join!(one(holder), other);
         problems.extend(others);
-        self.with(|known| known.entry(cell.id.clone()).or_default().looks.seen = Some((asked, problems)));
+        self.with(|known| {
+            let history = known.entry(cell.id.clone()).or_default();
+            history.looks.seen = Some((asked, problems));
+            // None before the first sample: then it is this holder's as well.
+            if history.holder.as_ref().is_none_or(|of| of == holder) {
+                history.looks.loss_slot =
+                    loss_slot.map(|good| (asked, good)).or_else(|| history.looks.loss_slot.take());
+            }
+        });
     }
 
     /// What was wrong with the databases of a cell when they were last looked at, and how long ago that was. None: they
@@ -195,7 +207,18 @@ impl Sampler {
     pub fn preview(&self, cell: &CellId, constants: &FenceConstants) -> LossPreview {
         let now = self.clock.now();
         let (primaries, standby) = self.histories(cell);
-        lossmath::preview(&primaries, standby.as_ref(), constants, now)
+        let mut preview = lossmath::preview(&primaries, standby.as_ref(), constants, now);
+        // Whoever consents must know beforehand that what is lost can't be listed afterwards.
+        let slot = self.with(|known| known.get(cell).and_then(|history| history.looks.loss_slot));
+        preview.because.extend(match slot {
+            Some((_, true)) => None,
+            Some((asked, false)) => Some(format!(
+                "what is lost could not be listed whole: {} s ago the primary's slot for that was missing or began after what the standby has",
+                now.since(asked).as_secs()
+            )),
+            None => Some("whether what is lost could be listed is unknown: the primary's slot for that was never seen".to_owned()),
+        });
+        preview
     }
 
     /// What a forced move loses, when the old primary has certainly stopped: by now, and WAIT after the close.

@@ -2,6 +2,7 @@
 //! the binary, as a user runs it.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test uses a part of it")]
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -277,6 +278,7 @@ impl Drop for Pair {
 pub(crate) struct SmallDisk {
     dir: PathBuf,
     mounted: bool,
+    mib: u64,
 }
 
 impl SmallDisk {
@@ -297,7 +299,7 @@ impl SmallDisk {
             std::fs::remove_dir(dir)?;
             std::fs::rename(&beside, dir)?;
         }
-        Ok(Self { dir: dir.to_owned(), mounted })
+        Ok(Self { dir: dir.to_owned(), mounted, mib: u64::from(mib) })
     }
 
     pub(crate) const fn mounted(&self) -> bool {
@@ -310,7 +312,8 @@ impl SmallDisk {
             return limit(side, "1048576:unlimited");
         }
         let mut file = std::fs::File::create(self.dir.join("ballast"))?;
-        let full = std::io::copy(&mut std::io::repeat(0), &mut file);
+        // Never more than the small disk holds, whatever lies at this path.
+        let full = std::io::copy(&mut std::io::repeat(0).take(self.mib << 20), &mut file);
         ensure!(full.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is not full");
         Ok(())
     }
