@@ -193,6 +193,9 @@ pub struct MoveView {
     pub to: RegionId,
     /// How it stands.
     pub status: MoveStatus,
+    /// Who holds it up and why, if somebody does: it goes on when that is lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// The step that runs, or ran last.
     pub step: String,
     /// All steps of the definition.
@@ -207,6 +210,25 @@ pub struct MoveView {
     pub facts: MoveFacts,
     /// The log, in order.
     pub log: Vec<LogEntry>,
+}
+
+/// A person holds the move up. It stops before its next step at which nobody waits: requests are never left waiting for
+/// a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, by the leader's wall clock.
+    pub at: Timestamp,
+}
+
+/// `POST /v1/moves/{id}/pause|skip`: a person's wish, with the reason that the audit log and the move's log keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonRequest {
+    /// Why; may not be empty.
+    pub reason: String,
 }
 
 /// What was measured on the way. None: not measured, or not yet.
@@ -241,6 +263,8 @@ pub struct MoveFacts {
     pub unprotected_ms: Option<u64>,
     /// How the old primary became a standby: `attach`, `rewind`, `rebuild`.
     pub reprotected_by: Option<String>,
+    /// Steps that a person has skipped: what they would have done, was not.
+    pub skipped: Vec<String>,
     /// Lost transactions found on the old primary, the product's own left out.
     pub lost_transactions: Option<u64>,
 }
@@ -281,6 +305,8 @@ pub enum LogEvent {
     Undone,
     /// A person is needed.
     Stuck,
-    /// A person answered.
+    /// A person answered, or asked for something.
     Verb,
+    /// A person has decided to go on without it.
+    Skipped,
 }

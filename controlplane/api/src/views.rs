@@ -1,8 +1,10 @@
 //! The registry as the API shows it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use domicile_model::{CellId, Country, Epoch, Phase, RegionId, RouterId, TenantId};
+use domicile_model::{CellId, Country, EmergencyStop, Epoch, Freeze, Phase, RegionId, RouterId, TenantId};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Header of answers about the registry: how old the look is that the answer rests on, in milliseconds; 0 for one that
@@ -27,6 +29,27 @@ pub struct Status {
     pub cells: Vec<CellView>,
     /// All routers that are probably there.
     pub routers: Vec<RouterView>,
+    /// Who has stopped all moves, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<EmergencyStop>,
+    /// Freezes that are not over.
+    #[serde(default)]
+    pub freezes: Vec<Freeze>,
+}
+
+/// `POST /v1/freezes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeRequest {
+    /// From when; none: now.
+    #[serde(default)]
+    pub from: Option<Timestamp>,
+    /// Until when.
+    pub until: Timestamp,
+    /// Which cells; none named: all.
+    #[serde(default)]
+    pub cells: BTreeSet<CellId>,
+    /// Why; may not be empty.
+    pub reason: String,
 }
 
 /// A cell.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use domicile_model::{CellId, MoveId, RegionId, TenantId};
+use domicile_model::{CellId, FreezeId, MoveId, RegionId, TenantId};
+use jiff::Timestamp;
 
 /// Multi-region tenant router and control plane: who is served from where, and moving them without losing a write.
 #[derive(Debug, Parser)]
@@ -65,6 +66,9 @@ pub enum Command {
     /// Moving cells: planned, or forced when a region is lost.
     #[command(subcommand)]
     Failover(FailoverVerb),
+    /// Windows in which no planned move starts.
+    #[command(subcommand)]
+    Freeze(FreezeVerb),
     /// Run a control plane.
     Serve(Box<ServeArgs>),
     /// Run the agent beside a PostgreSQL.
@@ -168,10 +172,66 @@ pub enum FailoverVerb {
         /// The move.
         id: MoveId,
     },
+    /// End a move whose new region serves, without the rest of its steps: return, losses, re-protect, protect. The cell
+    /// stays unprotected.
+    Skip {
+        /// The move.
+        id: MoveId,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Stop a move before its next step at which nobody waits.
+    Pause {
+        /// The move.
+        id: MoveId,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a paused move go on.
+    Resume {
+        /// The move.
+        id: MoveId,
+    },
+    /// Emergency stop: no move starts, planned or forced, and a running one stops before its next calm step.
+    StopAll {
+        /// Why, for the log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Lift the emergency stop.
+    AllowAll,
     /// The transactions that a forced move lost.
     Losses {
         /// The move.
         id: MoveId,
+    },
+}
+
+/// `domicile freeze …`.
+#[derive(Debug, Subcommand)]
+pub enum FreezeVerb {
+    /// All freezes that are not over.
+    List,
+    /// No planned move of these cells in this window.
+    Add {
+        /// The cells; none named: all.
+        cells: Vec<CellId>,
+        /// From when, such as 2026-12-24T00:00:00Z [default: now]
+        #[arg(long)]
+        from: Option<Timestamp>,
+        /// Until when.
+        #[arg(long)]
+        until: Timestamp,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// End a freeze early.
+    Remove {
+        /// The freeze.
+        id: FreezeId,
     },
 }
 
@@ -263,6 +323,9 @@ pub struct ServeArgs {
     /// The longest that requests are held during a move.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub hold: Duration,
+    /// Shortest time between two planned moves of a cell; 0s for none.
+    #[arg(long, default_value = "1m", value_parser = duration_or_none)]
+    pub min_interval: Duration,
     /// Stop at a point of a workflow: step:before-effect=pause, step:after-effect=exit. For tests.
     #[arg(long, hide = true)]
     pub failpoint: Vec<String>,
@@ -294,6 +357,10 @@ fn name(text: &str) -> Result<String, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:7400".into())
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0s" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

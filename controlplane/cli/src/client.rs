@@ -127,6 +127,14 @@ impl Client {
         self.call(Call { method: Method::POST, path, body, key: None, repeatable: false }).await
     }
 
+    /// `DELETE`: what is gone stays gone when it is repeated.
+    ///
+    /// # Errors
+    /// When no server answers with what was asked for.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.call(Call { method: Method::DELETE, path, body: None, key: None, repeatable: true }).await
+    }
+
     /// `POST` with an idempotency key: safe to repeat at another server.
     ///
     /// # Errors

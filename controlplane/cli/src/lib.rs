@@ -13,6 +13,7 @@ pub mod exit;
 mod exit_codes;
 pub mod fail;
 pub mod failover;
+pub mod freeze;
 pub mod out;
 pub mod region;
 pub mod status;
@@ -22,7 +23,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use domicile_api::moves::RetryRequest;
+use domicile_api::moves::{ReasonRequest, RetryRequest};
 
 use args::{
     AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, SuperviseArgs, TenantVerb,
@@ -108,6 +109,7 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
         Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,
         Command::Failover(verb) => failover(verb, client, out).await,
+        Command::Freeze(verb) => freeze::run(verb, client, out).await,
         Command::Check { .. }
         | Command::ExitCodes
         | Command::Serve(_)
@@ -116,6 +118,10 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
             Err(Failure::new(Exit::Internal, "this command is not one that asks a control plane"))
         }
     }
+}
+
+fn because(reason: &str) -> ReasonRequest {
+    ReasonRequest { reason: reason.to_owned() }
 }
 
 async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
@@ -130,6 +136,13 @@ async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result
             verbs::run(Verb::Retry(consent), *id, client, out).await
         }
         FailoverVerb::Rollback { id } => verbs::run(Verb::Rollback, *id, client, out).await,
+        FailoverVerb::Skip { id, reason } => verbs::run(Verb::Skip(because(reason)), *id, client, out).await,
+        FailoverVerb::Pause { id, reason } => {
+            verbs::run(Verb::Pause(because(reason)), *id, client, out).await
+        }
+        FailoverVerb::Resume { id } => verbs::run(Verb::Resume, *id, client, out).await,
+        FailoverVerb::StopAll { reason } => failover::stop::stop(reason, client, out).await,
+        FailoverVerb::AllowAll => failover::stop::allow(client, out).await,
         FailoverVerb::Losses { id } => failover::losses::run(*id, client, out).await,
     }
 }

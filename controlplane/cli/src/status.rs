@@ -24,6 +24,18 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
             ("age of the view", millis(status.age_ms)),
             ("routers", status.routers.len().to_string()),
         ])?;
+        if let Some(stop) = &status.stop {
+            writeln!(out.stdout)?;
+            writeln!(
+                out.stdout,
+                "ALL MOVES ARE STOPPED by {} since {:.0}: {}; `domicile failover allow-all` lifts it",
+                stop.by, stop.at, stop.reason
+            )?;
+        }
+        if !status.freezes.is_empty() {
+            writeln!(out.stdout)?;
+            crate::freeze::table(&status.freezes, out)?;
+        }
         if !status.cells.is_empty() {
             writeln!(out.stdout)?;
             table(&status.cells, out)?;

@@ -49,6 +49,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     }
     let constants = constants(args.fence);
     let mut options = options(&args.name, args.lease, args.hold, &constants);
+    options.min_interval = args.min_interval;
     if !args.failpoint.is_empty() {
         let set = FailpointSet::parse(&args.failpoint).map_err(|e| usage(format!("--failpoint: {e}")))?;
         options.failpoints = Arc::new(set);

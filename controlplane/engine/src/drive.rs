@@ -3,6 +3,7 @@
 use domicile_api::moves::{LogEvent, MoveKind, MoveStatus};
 use domicile_model::clock::pause;
 
+use crate::brakes;
 use crate::definitions;
 use crate::error::Halt;
 use crate::run::{Edge, Run};
@@ -15,6 +16,13 @@ use crate::undo;
 pub(crate) async fn drive(run: &mut Run) -> Result<(), String> {
     loop {
         let step = run.flow.step.clone();
+        match brakes::held_up(run).await {
+            // Whoever looks for unfinished moves takes it up again and again until it may go on.
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Halt::Deposed(why)) => return Err(why),
+            Err(other) => tracing::warn!(%other, id = %run.flow.id, "can't tell whether the move may go on"),
+        }
         let result = match run.flow.status {
             MoveStatus::Running => definitions::forward(run).await,
             MoveStatus::RollingBack => undo::backward(run).await,

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::agent::LossReport;
-use domicile_api::moves::{LogEvent, MoveStatus, MoveView};
+use domicile_api::moves::MoveView;
 use domicile_model::clock::Clock;
 use domicile_model::{Cell, MoveClaim, MoveId, World};
 use domicile_store::codec::decode;
-use domicile_store::{Key, Leadership, Op, Store};
+use domicile_store::{Key, Leadership, Store};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::error::{Halt, MoveError};
 use crate::options::Options;
 use crate::provider::Databases;
 use crate::record::{LogRecord, Workflow};
-use crate::run::{Edge, Run, Shared};
+use crate::run::{Run, Shared};
 use crate::sampling::Sampler;
 use crate::snapshot::all;
 
@@ -62,80 +62,9 @@ impl Engine {
         &self.shared.sampler
     }
 
-    /// A person's answer to a stuck move: try the step again, forward or back as it was going. A forced move that
-    /// asked for more consent gets it here. `also` are writes that stand or fall with it, such as its entry in the audit
-    /// log.
-    ///
-    /// # Errors
-    /// When the move is not stuck, or this control plane does not lead.
-    pub async fn retry(
-        &self,
-        id: MoveId,
-        also: Vec<Op>,
-        by: &str,
-        consent: Consent,
-        leadership: &Leadership,
-        world: &World,
-    ) -> Result<(), MoveError> {
-        self.verb(id, also, leadership, world, &format!("retry, by {by}"), |flow| {
-            flow.outputs.consented = consent.accept_loss.or(flow.outputs.consented);
-            flow.request.accept_unknown |= consent.accept_unknown;
-            flow.status = if flow.back { MoveStatus::RollingBack } else { MoveStatus::Running };
-            Ok(())
-        })
-        .await
-    }
-
-    /// A person's answer to a stuck move: turn back. Only before the intent to promote. `also` as in [`Engine::retry`].
-    ///
-    /// # Errors
-    /// When the move is not stuck or can't turn back any more, or this control plane does not lead.
-    pub async fn rollback(
-        &self,
-        id: MoveId,
-        also: Vec<Op>,
-        by: &str,
-        leadership: &Leadership,
-        world: &World,
-    ) -> Result<(), MoveError> {
-        self.verb(id, also, leadership, world, &format!("roll back, by {by}"), |flow| {
-            if flow.past_return() {
-                return Err(MoveError::NotNow(format!(
-                    "move {id} can't turn back: its promotion was intended; retry it"
-                )));
-            }
-            flow.back = true;
-            flow.back_because = format!("asked for by {by}");
-            flow.status = MoveStatus::RollingBack;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn verb(
-        &self,
-        id: MoveId,
-        also: Vec<Op>,
-        leadership: &Leadership,
-        world: &World,
-        note: &str,
-        change: impl FnOnce(&mut Workflow) -> Result<(), MoveError>,
-    ) -> Result<(), MoveError> {
-        let run = Run::load(self.shared.clone(), leadership.clone(), world.clone(), id).await;
-        let mut run = run.map_err(not_now)?.ok_or_else(|| no_such_move(id))?;
-        let MoveStatus::Stuck { step, .. } = run.flow.status.clone() else {
-            return Err(MoveError::NotNow(format!("move {id} is not stuck: nobody needs to answer")));
-        };
-        let mut changed = run.flow.clone();
-        change(&mut changed)?;
-        run.edge(Edge::of(&step, LogEvent::Verb, note).also(also), |flow, _| {
-            let (steps, log, attempt) = (flow.steps.clone(), flow.log, flow.attempt);
-            *flow = Workflow { steps, log, attempt, ..changed };
-        })
-        .await
-        .map_err(not_now)?;
+    /// Looks for unfinished moves now: something may have been lifted that held them up.
+    pub fn look_again(&self) {
         self.wake.notify_one();
-        Ok(())
     }
 
     /// How a move stands; none if there is none of this id.
@@ -235,15 +164,6 @@ impl Engine {
     }
 }
 
-/// Consent that is given to a move which has begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Consent {
-    /// The most transactions that may be lost.
-    pub accept_loss: Option<u64>,
-    /// An unknown number may be.
-    pub accept_unknown: bool,
-}
-
 /// Takes a workflow off the list of running ones, however its task ends.
 struct RunningGuard {
     engine: Arc<Engine>,
@@ -271,11 +191,11 @@ impl Drop for RunningGuard {
     }
 }
 
-fn no_such_move(id: MoveId) -> MoveError {
+pub(crate) fn no_such_move(id: MoveId) -> MoveError {
     MoveError::NotFound(format!("there is no move {id}: `domicile failover list` names them"))
 }
 
-fn not_now(halt: Halt) -> MoveError {
+pub(crate) fn not_now(halt: Halt) -> MoveError {
     match halt {
         Halt::Deposed(_) => MoveError::Deposed,
         other => MoveError::NotNow(format!("{other}: look at the move and ask again")),

@@ -5,6 +5,7 @@
 //! result after; whoever resumes looks before it acts ([`effect`]). The moves themselves read top to bottom like a
 //! runbook ([`definitions`]). The engine knows no SQL and no HTTP: [`provider::Databases`] does.
 
+mod brakes;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod definitions;
@@ -28,11 +29,13 @@ mod testkit;
 #[cfg(test)]
 mod tests;
 mod undo;
+mod verbs;
 pub mod witnesses;
 
-pub use engine::{Consent, Engine, LeadEnd};
+pub use engine::{Engine, LeadEnd};
 pub use error::MoveError;
 pub use failpoint::{FailpointError, FailpointSet, Failpoints, NoFailpoints, Point};
 pub use options::Options;
 pub use sampling::Sampler;
 pub use start::may_start;
+pub use verbs::{Consent, Said};

@@ -46,6 +46,8 @@ pub struct Options {
     pub max_lag_bytes: u64,
     /// Oldest sample that still says something about lag.
     pub max_sample_age: Duration,
+    /// Shortest time between two planned moves of a cell: one that goes back and forth helps nobody. Zero: none.
+    pub min_interval: Duration,
     /// Points at which tests and chaos stop the engine.
     pub failpoints: Arc<dyn Failpoints>,
     pub(crate) sabotage: Sabotage,
@@ -71,6 +73,7 @@ impl Default for Options {
             backoff: (Duration::from_millis(50), Duration::from_secs(2)),
             max_lag_bytes: 64 << 20,
             max_sample_age: Duration::from_secs(5),
+            min_interval: Duration::ZERO,
             failpoints: Arc::new(NoFailpoints),
             sabotage: Sabotage::default(),
         }

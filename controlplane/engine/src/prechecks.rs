@@ -6,7 +6,9 @@ use domicile_api::moves::{Check, LossPreview, MoveRequest, Verdict};
 use domicile_api::views::LagView;
 use domicile_model::invariants::may_serve;
 use domicile_model::{Phase, Role, TenantId};
+use jiff::Timestamp;
 
+use crate::brakes;
 use crate::options::Options;
 use crate::provider::Observation;
 use crate::snapshot::Snapshot;
@@ -21,9 +23,11 @@ pub(crate) struct Looked<'a> {
     pub(crate) lag: Option<LagView>,
     pub(crate) preview: Option<&'a LossPreview>,
     pub(crate) options: &'a Options,
+    /// By the wall clock, for what people agreed on.
+    pub(crate) now: Timestamp,
 }
 
-fn check(name: &str, verdict: Verdict, why: impl Into<String>) -> Check {
+pub(crate) fn check(name: &str, verdict: Verdict, why: impl Into<String>) -> Check {
     Check { name: name.to_owned(), verdict, why: why.into() }
 }
 
@@ -39,6 +43,7 @@ fn yes_no(name: &str, seen: Option<bool>, good: &str, bad: String, unknown: Stri
 pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
     let mut all = vec![
         registry(on),
+        brakes::emergency_stop(on),
         no_other_move(on),
         target(on),
         residency(on),
@@ -57,6 +62,8 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
             prepared(on),
             rewind(on),
             old_gates(on),
+            brakes::freeze(on),
+            brakes::interval(on),
         ]);
     }
     all.push(problems(on));

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domicile_api::agent::Fork;
-use domicile_api::moves::{LogEntry, LogEvent, MoveFacts, MoveKind, MoveRequest, MoveStatus, MoveView};
+use domicile_api::moves::{
+    LogEntry, LogEvent, MoveFacts, MoveKind, MoveRequest, MoveStatus, MoveView, Paused,
+};
 use domicile_model::token::Lsn;
 use domicile_model::{CellId, HandoverToken, MoveId, RegionId, RouterId, Token};
 use domicile_store::Record;
@@ -37,6 +39,9 @@ pub struct Workflow {
     pub updated: Timestamp,
     /// How it stands.
     pub status: MoveStatus,
+    /// Who holds it up, if somebody does.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// Whether it goes back, also while it is stuck doing so.
     pub back: bool,
     /// Why it goes back.
@@ -129,6 +134,8 @@ pub enum Standing {
     Stuck,
     /// A person answered.
     Answered,
+    /// A person has decided to go on without it.
+    Skipped,
 }
 
 /// A log entry that no step may have next: a bug, never written.
@@ -185,6 +192,9 @@ impl Standing {
                 E::Stuck,
             ) => S::Stuck,
             (S::Stuck, E::Verb) => S::Answered,
+            // A wish that changes nothing about the step: to pause, to go on, to turn back.
+            (same, E::Verb) => same,
+            (S::Untouched | S::Intended | S::Failed | S::Unknown | S::Answered, E::Skipped) => S::Skipped,
             _ => return None,
         })
     }
@@ -265,6 +275,7 @@ impl Workflow {
             from: Some(self.from.clone()),
             to: self.to.clone(),
             status: self.status.clone(),
+            paused: self.paused.clone(),
             step: self.step.clone(),
             steps: self.steps().iter().map(|s| (*s).to_owned()).collect(),
             by: self.by.clone(),
@@ -324,7 +335,7 @@ mod tests {
             &[E::Done, E::Done],
             &[E::Intent, E::Undone, E::Intent],
             &[E::Intent, E::Stuck, E::Intent],
-            &[E::Verb],
+            &[E::Done, E::Skipped],
             &[E::UndoIntent],
         ] {
             assert_eq!(walk(illegal), None, "{illegal:?}");

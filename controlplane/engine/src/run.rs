@@ -56,7 +56,7 @@ pub(crate) struct Edge<'a> {
     pub(crate) right: Option<Right>,
     /// The move is over: its claim goes.
     pub(crate) release: bool,
-    /// Written in the same transaction.
+    /// Writes that stand or fall with it.
     pub(crate) also: Vec<Op>,
 }
 
@@ -75,8 +75,8 @@ impl<'a> Edge<'a> {
         self
     }
 
-    pub(crate) fn also(mut self, also: Vec<Op>) -> Self {
-        self.also = also;
+    pub(crate) fn with(mut self, also: impl IntoIterator<Item = Op>) -> Self {
+        self.also.extend(also);
         self
     }
 
@@ -223,7 +223,7 @@ impl Run {
         if edge.release {
             txn = txn.delete(Key::Move(flow.cell.clone()));
         }
-        txn = edge.also.into_iter().fold(txn, Txn::op);
+        txn.then.extend(edge.also);
         let txn = txn.put(Key::Workflow(flow.id), &flow);
         let revision = self.commit(txn, fences, &encode(&flow)).await?;
         for (step, event, note) in &edge.events {
@@ -303,7 +303,12 @@ pub(crate) fn tell(flow: &Workflow, step: &str, event: LogEvent, note: &str) {
         LogEvent::Failed | LogEvent::Unknown | LogEvent::Stuck => {
             tracing::warn!(%moving, %cell, ?kind, step, ?event, note, "move");
         }
-        LogEvent::Intent | LogEvent::Done | LogEvent::UndoIntent | LogEvent::Undone | LogEvent::Verb => {
+        LogEvent::Intent
+        | LogEvent::Done
+        | LogEvent::UndoIntent
+        | LogEvent::Undone
+        | LogEvent::Verb
+        | LogEvent::Skipped => {
             tracing::info!(%moving, %cell, ?kind, step, ?event, note, "move");
         }
     }

@@ -8,6 +8,7 @@ use domicile_model::{
 use domicile_store::codec::decode;
 use domicile_store::{Entry, Key, Record, Store};
 
+use crate::brakes::Brakes;
 use crate::error::MoveError;
 
 /// A cell and what surrounds it.
@@ -19,6 +20,7 @@ pub(crate) struct Snapshot {
     pub(crate) placement: Placement,
     pub(crate) placed_at: Revision,
     pub(crate) claimed: bool,
+    pub(crate) brakes: Brakes,
     /// Regions, jurisdictions, and the tenants of this cell only.
     pub(crate) fleet: Fleet,
     pub(crate) routers: Vec<RouterState>,
@@ -26,10 +28,17 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) async fn read(store: &dyn Store, id: &CellId) -> Result<Self, MoveError> {
-        let keys = [Key::World, Key::Cell(id.clone()), Key::Placement(id.clone()), Key::Move(id.clone())];
+        let keys = [
+            Key::World,
+            Key::Cell(id.clone()),
+            Key::Placement(id.clone()),
+            Key::Move(id.clone()),
+            Key::Stop,
+            Key::Moved(id.clone()),
+        ];
         let (header, entries) = store.read(&keys).await?;
-        let [world, cell, placement, claim] =
-            <[Option<Entry>; 4]>::try_from(entries).unwrap_or([None, None, None, None]);
+        let [world, cell, placement, claim, stop, moved] =
+            <[Option<Entry>; 6]>::try_from(entries).unwrap_or_default();
         let (Some(cell), Some(placement)) = (cell, placement) else {
             return Err(MoveError::NotFound(format!(
                 "there is no cell {id}: `domicile cell list` names them"
@@ -56,6 +65,11 @@ impl Snapshot {
             placed_at: placement.modified,
             placement: decode(&placement.value)?,
             claimed: claim.is_some(),
+            brakes: Brakes {
+                stop: stop.map(|e| decode(&e.value)).transpose()?,
+                moved: moved.map(|e| decode(&e.value)).transpose()?,
+                freezes: all(store, "freezes/").await?,
+            },
             fleet,
             routers: all(store, "routers/").await?,
         })

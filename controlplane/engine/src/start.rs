@@ -7,6 +7,7 @@ use domicile_model::{Cell, CellId, MoveClaim, MoveId, RegionId, Role, World};
 use domicile_store::{Commit, Key, Leadership, Op, Precondition, StoreError, Txn};
 use jiff::Timestamp;
 
+use crate::brakes;
 use crate::definitions;
 use crate::engine::Engine;
 use crate::error::MoveError;
@@ -57,6 +58,7 @@ impl Engine {
             lag: self.shared.sampler.lag(&cell.id),
             preview: preview.as_ref(),
             options: &self.shared.options,
+            now: Timestamp::now(),
         };
         MovePlan {
             kind,
@@ -142,6 +144,9 @@ impl Engine {
         else {
             return Err(MoveError::Busy(cell.clone()));
         };
+        if let Some(stop) = &snapshot.brakes.stop {
+            return Err(MoveError::NotNow(brakes::stopped(stop)));
+        }
         if self.observe(&snapshot.cell, &from).await.writable == Some(true) {
             return Err(MoveError::NotNow(format!(
                 "the database of {cell} in {from} takes writes: what it holds would be overwritten; look at it first"
@@ -194,6 +199,7 @@ impl Engine {
             created: now,
             updated: now,
             status: MoveStatus::Running,
+            paused: None,
             back: false,
             back_because: String::new(),
             step: "claim".to_owned(),
@@ -213,6 +219,7 @@ impl Engine {
             .when(Precondition::Absent(Key::Workflow(id)))
             .when(Precondition::ModifiedAt(Key::Placement(cell.clone()), snapshot.placed_at))
             .when(Precondition::ModifiedAt(Key::Cell(cell.clone()), snapshot.cell_at))
+            .when(Precondition::Absent(Key::Stop))
             .put(Key::Move(cell.clone()), &MoveClaim { moving: id })
             .put(Key::Workflow(id), &flow)
             .put(Key::WorkflowLog(id, entry.0.n), &entry);

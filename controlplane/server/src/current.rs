@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    CellId, Fleet, HostPattern, MoveClaim, MoveId, Placement, Revision, RouterId, RouterState, TenantId,
-    WitnessState,
+    CellId, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId, Placement, Revision,
+    RouterId, RouterState, TenantId, WitnessState,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 
@@ -27,6 +27,10 @@ pub struct Current {
     pub placements: BTreeMap<CellId, (Placement, Revision)>,
     /// Moves under way.
     pub moves: BTreeMap<CellId, MoveId>,
+    /// Who has stopped all moves, if somebody has.
+    pub stop: Option<EmergencyStop>,
+    /// Freezes, past ones included.
+    pub freezes: BTreeMap<FreezeId, Freeze>,
     /// Routers that are probably there.
     pub routers: BTreeMap<RouterId, RouterState>,
     /// Routers that can vouch.
@@ -39,8 +43,18 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 8] =
-    ["regions/", "jurisdictions/", "cells/", "tenants/", "placements/", "moves/", "routers/", "witnesses/"];
+const VIEWS: [&str; 10] = [
+    "regions/",
+    "jurisdictions/",
+    "cells/",
+    "tenants/",
+    "placements/",
+    "moves/",
+    "routers/",
+    "witnesses/",
+    "freezes/",
+    "stop",
+];
 
 impl Current {
     /// Reads it; host claims too if `hosts`.
@@ -63,6 +77,8 @@ impl Current {
             modified: BTreeMap::new(),
             placements: BTreeMap::new(),
             moves: BTreeMap::new(),
+            stop: None,
+            freezes: BTreeMap::new(),
             routers: BTreeMap::new(),
             witnesses: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -117,6 +133,12 @@ impl Current {
             Key::Move(id) => {
                 if let Some(MoveClaim { moving }) = self.decode(&entry) {
                     self.moves.insert(id.clone(), moving);
+                }
+            }
+            Key::Stop => self.stop = self.decode(&entry),
+            Key::Freeze(id) => {
+                if let Some(freeze) = self.decode(&entry) {
+                    self.freezes.insert(*id, freeze);
                 }
             }
             Key::Router(id) => {

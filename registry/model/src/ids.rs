@@ -282,6 +282,10 @@ uuid_id!(
     /// One move of a cell, and the workflow that carries it out. Sorts by time of creation (UUID version 7).
     MoveId, Uuid::now_v7()
 );
+uuid_id!(
+    /// One freeze: a window in which no planned move starts.
+    FreezeId, Uuid::now_v7()
+);
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 //! Everything here is a value or a pure function. Nothing connects, reads a file or asks a wall clock; the one
 //! clock is [`clock::BootTime`], because every decision about who may write rests on durations only.
 
+pub mod brake;
 pub mod clock;
 pub mod epoch;
 pub mod fleet;
@@ -19,11 +20,12 @@ pub mod token;
 pub mod validate;
 pub mod world;
 
+pub use brake::{EmergencyStop, Freeze, Moved};
 pub use epoch::{Epoch, Revision};
 pub use fleet::{Cell, Database, DatabaseEndpoint, Fleet, Jurisdiction, Region, Tenant};
 pub use host::{HostName, HostPattern};
 pub use ids::{
-    BootId, CellId, Country, IdError, JurisdictionId, MoveId, RegionId, RouterId, TenantId, WorldId,
+    BootId, CellId, Country, FreezeId, IdError, JurisdictionId, MoveId, RegionId, RouterId, TenantId, WorldId,
 };
 pub use placement::{ClosedReason, MoveClaim, Phase, Placement, RegionFence, WitnessSet};
 pub use residency::{Category, Residency};

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    Cell, Jurisdiction, MoveClaim, Placement, Region, RegionFence, RouterState, Tenant, WitnessState, World,
+    Cell, EmergencyStop, Freeze, Jurisdiction, MoveClaim, Moved, Placement, Region, RegionFence, RouterState,
+    Tenant, WitnessState, World,
 };
 
 /// A type that stands in the registry.
@@ -22,7 +23,7 @@ macro_rules! records {
 records! {
     World => "world", Region => "region", Jurisdiction => "jurisdiction", Cell => "cell", Tenant => "tenant",
     HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
-    WitnessState => "witness", RouterState => "router",
+    EmergencyStop => "emergency stop", Freeze => "freeze", Moved => "last move", WitnessState => "witness", RouterState => "router",
 }
 
 /// Why a value can't be read.

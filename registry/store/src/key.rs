@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use domicile_model::{CellId, HostPattern, JurisdictionId, MoveId, RegionId, RouterId, TenantId};
+use domicile_model::{CellId, FreezeId, HostPattern, JurisdictionId, MoveId, RegionId, RouterId, TenantId};
 
 /// A key. Implementations put the fleet's prefix in front.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +30,12 @@ pub enum Key {
     Fence(RegionId),
     /// [`domicile_model::MoveClaim`].
     Move(CellId),
+    /// [`domicile_model::EmergencyStop`].
+    Stop,
+    /// [`domicile_model::Freeze`].
+    Freeze(FreezeId),
+    /// [`domicile_model::Moved`].
+    Moved(CellId),
     /// [`domicile_model::WitnessState`].
     Witness(RouterId),
     /// [`domicile_model::RouterState`]; under a lease.
@@ -66,6 +72,9 @@ impl fmt::Display for Key {
             Self::Placement(id) => write!(f, "placements/{id}"),
             Self::Fence(id) => write!(f, "fences/{id}"),
             Self::Move(id) => write!(f, "moves/{id}"),
+            Self::Stop => f.write_str("stop"),
+            Self::Freeze(id) => write!(f, "freezes/{id}"),
+            Self::Moved(id) => write!(f, "moved/{id}"),
             Self::Witness(id) => write!(f, "witnesses/{id}"),
             Self::Router(id) => write!(f, "routers/{id}"),
             Self::Workflow(id) => write!(f, "workflows/{id}"),
@@ -97,6 +106,9 @@ impl FromStr for Key {
             ["placements", x] => id(CellId::new(x)).map(Self::Placement),
             ["fences", x] => id(RegionId::new(x)).map(Self::Fence),
             ["moves", x] => id(CellId::new(x)).map(Self::Move),
+            ["stop"] => Some(Self::Stop),
+            ["freezes", x] => id(x.parse()).map(Self::Freeze),
+            ["moved", x] => id(CellId::new(x)).map(Self::Moved),
             ["witnesses", x] => id(RouterId::new(x)).map(Self::Witness),
             ["routers", x] => id(RouterId::new(x)).map(Self::Router),
             ["workflows", x] => id(x.parse()).map(Self::Workflow),
@@ -139,6 +151,9 @@ mod tests {
             Key::Placement(cell.clone()),
             Key::Fence(region),
             Key::Move(cell.clone()),
+            Key::Stop,
+            Key::Freeze(FreezeId::from_u128(4)),
+            Key::Moved(cell.clone()),
             Key::Witness(router.clone()),
             Key::Router(router),
             Key::Workflow(id),

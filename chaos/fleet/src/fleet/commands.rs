@@ -101,6 +101,8 @@ pub fn spec(
             .args(["--name", name, "--region", &unit.region, "--registry", &registry, "--listen", &listen])
             .arg("--tokens")
             .arg(layout.home.join("secrets").join("tokens"))
+            // The story moves a cell there and back within seconds.
+            .args(["--min-interval", "0s"])
             .args(["--agent-secret", &layout.secret("agent").to_string(), "--links", &links]),
         Kind::Agent => Spec::new(name, &programs.domicile, &logs)
             .arg("agent")

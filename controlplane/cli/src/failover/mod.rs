@@ -5,6 +5,7 @@ pub mod losses;
 pub mod plan;
 pub mod show;
 pub mod start;
+pub mod stop;
 pub mod verbs;
 pub mod watch;
 

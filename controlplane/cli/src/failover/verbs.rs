@@ -1,6 +1,6 @@
-//! `domicile failover retry|rollback ID`: a person's answer to a move that is stuck.
+//! `domicile failover retry|rollback|skip|pause|resume ID`: what a person says to a move that has begun.
 
-use domicile_api::moves::{MoveView, RetryRequest};
+use domicile_api::moves::{MoveView, ReasonRequest, RetryRequest};
 use domicile_model::MoveId;
 
 use crate::client::Client;
@@ -10,12 +10,18 @@ use crate::failover::status;
 use crate::out::Out;
 
 /// What the person says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Verb {
     /// Try the step again, with this consent.
     Retry(RetryRequest),
     /// Turn back.
     Rollback,
+    /// Go on without the step.
+    Skip(ReasonRequest),
+    /// Stop before the next calm step.
+    Pause(ReasonRequest),
+    /// Go on.
+    Resume,
 }
 
 /// Runs it.
@@ -23,11 +29,14 @@ pub enum Verb {
 /// # Errors
 /// When the move does not exist, is past the point where the verb is possible, or no leader answers.
 pub async fn run(verb: Verb, id: MoveId, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
-    let (word, consent) = match verb {
-        Verb::Retry(consent) => ("retry", consent),
-        Verb::Rollback => ("rollback", RetryRequest::default()),
+    let path = |word| format!("/v1/moves/{id}/{word}");
+    let (word, view): (_, MoveView) = match verb {
+        Verb::Retry(consent) => ("retry", client.verb(&path("retry"), &consent).await?),
+        Verb::Rollback => ("rollback", client.verb(&path("rollback"), &()).await?),
+        Verb::Skip(reason) => ("skip", client.verb(&path("skip"), &reason).await?),
+        Verb::Pause(reason) => ("pause", client.verb(&path("pause"), &reason).await?),
+        Verb::Resume => ("resume", client.verb(&path("resume"), &()).await?),
     };
-    let view: MoveView = client.verb(&format!("/v1/moves/{id}/{word}"), &consent).await?;
     if out.json {
         out.data(&view)?;
     } else {

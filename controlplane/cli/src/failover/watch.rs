@@ -210,6 +210,7 @@ pub(crate) const fn event(event: LogEvent) -> &'static str {
         LogEvent::Undone => "undone",
         LogEvent::Stuck => "stuck",
         LogEvent::Verb => "told by a person",
+        LogEvent::Skipped => "skipped",
     }
 }
 

@@ -30,6 +30,18 @@ pub const fn steps(kind: MoveKind) -> &'static [&'static str] {
     }
 }
 
+/// Steps before which nobody waits: neither users nor a database that is closed. A move that is held up stops there.
+const CALM: &[&str] = &["settle", "hold", "close", "return", "losses", "re-protect", "protect"];
+
+/// Whether a move that is held up may stop before this step. The close of a planned move comes while requests wait.
+#[must_use]
+pub fn is_calm(kind: MoveKind, step: &str) -> bool {
+    CALM.contains(&step) && !(kind == MoveKind::Switchover && step == "close")
+}
+
+/// Steps that a person may go without: those after the new region serves. Whatever comes before keeps writes safe.
+pub const SKIPPABLE: &[&str] = &["return", "losses", "re-protect", "protect"];
+
 /// Runs the step at the cursor. It advances the cursor, or ends the move, with its last edge.
 pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
     if run.flow.version > VERSION {

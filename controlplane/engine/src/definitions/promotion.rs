@@ -1,7 +1,9 @@
 //! From the point of no return to the new holder: promote, verify, switch. The same in planned and forced moves.
 
 use domicile_api::moves::{LogEvent, MoveKind};
-use domicile_model::{Phase, Placement, RegionId};
+use domicile_model::{Moved, Phase, Placement, RegionId};
+use domicile_store::codec::encode;
+use domicile_store::{Key, Op};
 use jiff::Timestamp;
 
 use crate::definitions::stop::{self, Stopped};
@@ -116,7 +118,10 @@ pub(crate) async fn switch(run: &mut Run, standby: Option<RegionId>) -> Result<(
             moving: Some(run.flow.id),
             ..old.clone()
         };
-        run.edge(Edge::of("switch", LogEvent::Intent, "").right(Right { old, seen, new }), |flow, placed| {
+        let moved = Moved { moving: run.flow.id, at: Timestamp::now() };
+        let moved = Op::Put(Key::Moved(run.flow.cell.clone()), encode(&moved), None);
+        let edge = Edge::of("switch", LogEvent::Intent, "").right(Right { old, seen, new }).with([moved]);
+        run.edge(edge, |flow, placed| {
             flow.facts.serving_epoch = placed.map(|p| p.epoch);
             flow.facts.closed_ms = stop::since(flow.outputs.closed_at);
             flow.outputs.switched_at = Some(Timestamp::now());

@@ -49,6 +49,7 @@ impl Sim {
     /// Sees every placement, acknowledges it 5 ms later, and lets witnesses go quiet WAIT after a close.
     pub(super) async fn run_fleet(self) {
         let mut applied = Revision(0);
+        let mut was_busy = false;
         let mut quiet: Vec<(Revision, domicile_model::clock::BootTime)> = Vec::new();
         loop {
             pause(Duration::from_millis(5)).await;
@@ -61,7 +62,9 @@ impl Sim {
             for id in &down {
                 self.store.commit(Txn::bare().delete(Key::Router(id.clone()))).await.unwrap();
             }
-            if entry.modified != applied || busy > 0 || !down.is_empty() {
+            let changed = entry.modified != applied || was_busy != (busy > 0);
+            was_busy = busy > 0;
+            if changed || was_busy || !down.is_empty() {
                 for (role, id, at) in [
                     (Role::Gate, "gate-a", A),
                     (Role::Gate, "gate-b", B),

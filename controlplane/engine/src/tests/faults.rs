@@ -3,7 +3,7 @@
 use domicile_api::moves::MoveKind;
 
 use super::happy::{begin, lead, warm_up};
-use super::simulate;
+use super::{said, simulate};
 use crate::testkit::{Ended, Fault, Sim, end_of};
 use crate::{Options, definitions};
 
@@ -114,13 +114,10 @@ fn a_person_gets_a_stuck_move_going() {
         let (ended, view) = end_of(&engine, id).await;
         assert_eq!(ended, Ended::Stuck);
         // There is no way back any more, and nobody can be talked into one.
-        let back = engine.rollback(id, Vec::new(), "an operator", &leadership, &sim.registry).await;
+        let back = engine.rollback(id, said(&leadership, &sim)).await;
         assert!(back.unwrap_err().to_string().contains("can't turn back"), "{view:#?}");
         sim.world().faults.clear();
-        engine
-            .retry(id, Vec::new(), "an operator", crate::Consent::default(), &leadership, &sim.registry)
-            .await
-            .unwrap();
+        engine.retry(id, crate::Consent::default(), said(&leadership, &sim)).await.unwrap();
         let (ended, view) = end_of(&engine, id).await;
         assert_eq!(ended, Ended::Done);
         assert_eq!(sim.judge(ended, &view).await, Vec::<String>::new(), "{view:#?}");

@@ -6,7 +6,7 @@ use domicile_api::moves::{MoveKind, MoveView, Verdict};
 use domicile_model::clock::pause;
 
 use super::happy::{ask, lead, warm_up};
-use super::simulate;
+use super::{said, simulate};
 use crate::options::Sabotage;
 use crate::testkit::{A, B, Ended, Sim, end_of, region};
 use crate::{Consent, MoveError, Options};
@@ -96,7 +96,7 @@ fn witnesses_that_never_go_quiet_stop_a_forced_move() {
         assert_eq!(sim.world().servers[&region(B)].promotions, 0);
         // The old primary answers again, and a person lets the move turn back.
         sim.return_a();
-        engine.rollback(id, Vec::new(), "an operator", &leadership, &sim.registry).await.unwrap();
+        engine.rollback(id, said(&leadership, &sim)).await.unwrap();
         let (ended, view) = end_of(&engine, id).await;
         assert_eq!(ended, Ended::RolledBack);
         assert_eq!(sim.judge(ended, &view).await, Vec::<String>::new(), "{view:#?}");
@@ -132,14 +132,7 @@ fn a_forced_move_needs_consent_to_the_whole_of_what_is_known() {
         let second = blind.request(&request, "x", &leadership, &sim.registry).await.unwrap_err();
         assert!(matches!(second, MoveError::Blocked(_)), "one claim at a time: {second}");
         let nothing = engine
-            .retry(
-                domicile_model::MoveId::new(),
-                Vec::new(),
-                "x",
-                Consent::default(),
-                &leadership,
-                &sim.registry,
-            )
+            .retry(domicile_model::MoveId::new(), Consent::default(), said(&leadership, &sim))
             .await
             .unwrap_err();
         assert!(matches!(nothing, MoveError::NotFound(_)));

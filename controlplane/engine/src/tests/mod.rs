@@ -8,9 +8,20 @@ mod killed;
 mod loss;
 mod random;
 mod telling;
+mod told;
 mod watching;
 
 use std::future::Future;
+
+use domicile_store::Leadership;
+
+use crate::Said;
+use crate::testkit::Sim;
+
+/// An operator speaks, passed on by this leader.
+fn said<'a>(leadership: &'a Leadership, sim: &'a Sim) -> Said<'a> {
+    Said { by: "an operator", leadership, world: &sim.registry, also: Vec::new() }
+}
 
 /// Runs one simulation in a runtime of its own, with paused time. Whatever it spawned ends with it, so that a test
 /// of a hundred simulations does not drag the finished ones along.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::happy::{begin, lead, warm_up};
 use super::killed::Dying;
-use super::simulate;
+use super::{said, simulate};
 use crate::testkit::{A, Ended, Fault, Sim, end_of, region};
 use crate::{Consent, Options};
 
@@ -86,7 +86,7 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
         }
         // A person mends what was wrong and lets it try again.
         sim.world().faults.clear();
-        healthy.retry(id, Vec::new(), "x", Consent::default(), &leadership, &sim.registry).await.unwrap();
+        healthy.retry(id, Consent::default(), said(&leadership, &sim)).await.unwrap();
     }
 }
 

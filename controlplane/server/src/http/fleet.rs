@@ -52,6 +52,8 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
         age_ms: millis(view.age),
         cells: current.fleet.cells.values().map(|c| cell_view(&app, current, c)).collect(),
         routers: current.routers.values().map(views::router).collect(),
+        stop: current.stop.clone(),
+        freezes: current.freezes.values().filter(|f| f.until > jiff::Timestamp::now()).cloned().collect(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The HTTP API: reads are answered by every control plane, changes by the leader.
 
 mod auth;
+mod brakes;
 mod fleet;
 mod forward;
 mod health;
@@ -16,7 +17,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use domicile_api::problem::Problem;
 
 use crate::app::App;
@@ -33,6 +34,12 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/cells/{id}/reprotect", post(moves::reprotect))
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
+        .route("/v1/moves/{id}/skip", post(moves::skip))
+        .route("/v1/moves/{id}/pause", post(moves::pause_one))
+        .route("/v1/moves/{id}/resume", post(moves::resume))
+        .route("/v1/stop", post(brakes::stop).delete(brakes::allow))
+        .route("/v1/freezes", post(brakes::freeze))
+        .route("/v1/freezes/{id}", delete(brakes::thaw))
         .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
     let seen = Router::new()
         .route("/v1/status", get(fleet::status))

@@ -10,10 +10,9 @@ use axum::extract::{Extension, Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use domicile_api::agent::LossReport;
-use domicile_api::moves::{MovePlan, MoveRequest, MoveView, RetryRequest};
+use domicile_api::moves::{MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
 use domicile_api::problem::Problem;
-use domicile_engine::MoveError;
-use domicile_engine::engine::Consent;
+use domicile_engine::{Consent, MoveError, Said};
 use domicile_model::clock::{BootTime, pause};
 use domicile_model::{CellId, MoveId};
 use domicile_store::StoreError;
@@ -24,6 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::audit::AuditEntry;
+use crate::http::brakes::reason;
 use crate::http::input;
 use crate::http::problem::{Refusal, bad, missing, no_leader};
 use crate::operators::{Operator, Operators};
@@ -209,14 +209,7 @@ pub(crate) async fn retry(
             .map_err(|e| bad(format!("the body is not what this path takes: {e}")))?
     };
     let consent = Consent { accept_loss: wanted.accept_loss, accept_unknown: wanted.accept_unknown };
-    let led = app.led().ok_or_else(no_leader)?;
-    let task = tokio::spawn(async move {
-        let audit =
-            AuditEntry::now(&by.0, &app.name, "retry-move", vec![describe_retry(id, consent)]).write();
-        app.engine.retry(id, vec![audit], &by.0, consent, &led.leadership, &led.world).await?;
-        view(&app, id).await
-    });
-    Ok(Json(ended(task.await)??))
+    say(app, by, id, Verb::Retry(consent)).await
 }
 
 pub(crate) async fn rollback(
@@ -224,11 +217,74 @@ pub(crate) async fn rollback(
     Extension(by): Extension<Operator>,
     Path(text): Path<String>,
 ) -> Result<Json<MoveView>, Refusal> {
-    let id = id(&text)?;
+    say(app, by, id(&text)?, Verb::Rollback).await
+}
+
+pub(crate) async fn resume(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+) -> Result<Json<MoveView>, Refusal> {
+    say(app, by, id(&text)?, Verb::Resume).await
+}
+
+pub(crate) async fn pause_one(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<MoveView>, Refusal> {
+    let wanted: ReasonRequest = input::json(body, input::SMALL).await?;
+    say(app, by, id(&text)?, Verb::Pause(reason(&wanted.reason)?)).await
+}
+
+pub(crate) async fn skip(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<MoveView>, Refusal> {
+    let wanted: ReasonRequest = input::json(body, input::SMALL).await?;
+    say(app, by, id(&text)?, Verb::Skip(reason(&wanted.reason)?)).await
+}
+
+/// What a person says to a move that has begun.
+enum Verb {
+    Retry(Consent),
+    Rollback,
+    Skip(String),
+    Pause(String),
+    Resume,
+}
+
+impl Verb {
+    /// Its name in the audit log, and what it says there of this move.
+    fn told(&self, id: MoveId) -> (&'static str, String) {
+        match self {
+            Self::Retry(consent) => ("retry-move", describe_retry(id, *consent)),
+            Self::Rollback => ("rollback-move", format!("move {id}")),
+            Self::Skip(why) => ("skip-step", format!("move {id}, because: {why}")),
+            Self::Pause(why) => ("pause-move", format!("move {id}, because: {why}")),
+            Self::Resume => ("resume-move", format!("move {id}")),
+        }
+    }
+}
+
+/// Says it, with its entry in the audit log; gives the move as it stands then.
+async fn say(app: Arc<App>, by: Operator, id: MoveId, verb: Verb) -> Result<Json<MoveView>, Refusal> {
     let led = app.led().ok_or_else(no_leader)?;
+    // Its own task: a client that hangs up does not leave it half done.
     let task = tokio::spawn(async move {
-        let audit = AuditEntry::now(&by.0, &app.name, "rollback-move", vec![format!("move {id}")]).write();
-        app.engine.rollback(id, vec![audit], &by.0, &led.leadership, &led.world).await?;
+        let (action, what) = verb.told(id);
+        let audit = AuditEntry::now(&by.0, &app.name, action, vec![what]).write();
+        let said = Said { by: &by.0, leadership: &led.leadership, world: &led.world, also: vec![audit] };
+        match &verb {
+            Verb::Retry(consent) => app.engine.retry(id, *consent, said).await,
+            Verb::Rollback => app.engine.rollback(id, said).await,
+            Verb::Skip(why) => app.engine.skip(id, why, said).await,
+            Verb::Pause(why) => app.engine.pause(id, why, said).await,
+            Verb::Resume => app.engine.resume(id, said).await,
+        }?;
         view(&app, id).await
     });
     Ok(Json(ended(task.await)??))

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 17] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 24] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -31,7 +31,19 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 17] = [
         None,
     ),
     ("post", "/v1/moves/{id}/retry", "Lets a stuck move try its step again.", Some("RetryRequest")),
-    ("post", "/v1/moves/{id}/rollback", "Turns a stuck move back, before its intent to promote.", None),
+    ("post", "/v1/moves/{id}/rollback", "Turns a move back, before its intent to promote.", None),
+    (
+        "post",
+        "/v1/moves/{id}/skip",
+        "Ends a move whose new region serves, without the rest.",
+        Some("ReasonRequest"),
+    ),
+    ("post", "/v1/moves/{id}/pause", "Stops a move before its next calm step.", Some("ReasonRequest")),
+    ("post", "/v1/moves/{id}/resume", "Lets a paused move go on.", None),
+    ("post", "/v1/stop", "Emergency stop: no move starts or goes on.", Some("ReasonRequest")),
+    ("delete", "/v1/stop", "Lifts the emergency stop.", None),
+    ("post", "/v1/freezes", "No planned move of these cells in this window.", Some("FreezeRequest")),
+    ("delete", "/v1/freezes/{id}", "Ends a freeze early.", None),
     ("get", "/v1/moves/{id}/losses", "The transactions that a forced move lost.", None),
 ];
 
@@ -112,6 +124,16 @@ fn schemas() -> Value {
                 "tenants": { "type": "array", "items": text }, "reason": text,
             },
         },
+        "ReasonRequest": { "type": "object", "required": ["reason"], "properties": { "reason": text } },
+        "FreezeRequest": {
+            "type": "object",
+            "required": ["until", "reason"],
+            "properties": {
+                "from": { "type": ["string", "null"], "format": "date-time" },
+                "until": { "type": "string", "format": "date-time" },
+                "cells": { "type": "array", "items": text }, "reason": text,
+            },
+        },
         "RetryRequest": {
             "type": "object",
             "properties": { "accept_loss": count, "accept_unknown": flag },
@@ -122,8 +144,8 @@ fn schemas() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domicile_api::moves::{MoveRequest, RetryRequest};
-    use domicile_api::views::ApplyRequest;
+    use domicile_api::moves::{MoveRequest, ReasonRequest, RetryRequest};
+    use domicile_api::views::{ApplyRequest, FreezeRequest};
 
     fn names(value: &Value) -> Vec<String> {
         value.as_object().unwrap().keys().cloned().collect()
@@ -142,9 +164,17 @@ mod tests {
             tenants: Vec::new(),
             reason: String::new(),
         };
+        let freeze = FreezeRequest {
+            from: None,
+            until: jiff::Timestamp::UNIX_EPOCH,
+            cells: [].into(),
+            reason: String::new(),
+        };
         for (name, value) in [
             ("ApplyRequest", serde_json::to_value(apply).unwrap()),
             ("MoveRequest", serde_json::to_value(start).unwrap()),
+            ("ReasonRequest", serde_json::to_value(ReasonRequest { reason: String::new() }).unwrap()),
+            ("FreezeRequest", serde_json::to_value(freeze).unwrap()),
             ("RetryRequest", serde_json::to_value(RetryRequest::default()).unwrap()),
         ] {
             assert_eq!(names(&schemas[name]["properties"]), names(&value), "{name}");

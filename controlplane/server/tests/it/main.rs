@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
 
 mod api;
+mod brakes;
 mod common;
 mod doors;
 mod operators;

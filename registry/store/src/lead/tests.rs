@@ -253,7 +253,8 @@ async fn holding_ends_when_the_lease_is_taken_away() {
     let hand = MemoryStore::new(Clock::Machine);
     let world = init_world(&hand, FenceConstants::DEFAULT).await.unwrap();
     let address = "127.0.0.1:7070".parse().unwrap();
-    let ttl = Duration::from_millis(300);
+    // Long enough for a busy machine to renew it in time.
+    let ttl = Duration::from_secs(1);
     let a = Candidate::new(Arc::new(hand.clone()), Clock::Machine, world, "a", address, ttl);
     let reign = a.campaign().await.unwrap();
     // Well past one lease's time it still leads.
