@@ -15,5 +15,6 @@ pub mod proofs;
 #[cfg(test)]
 mod testing;
 pub mod witness;
+pub mod writer;
 
 pub use errors::{Cause, Problem};

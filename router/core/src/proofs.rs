@@ -149,6 +149,13 @@ impl ProofBook {
         self.proofs(cell, epoch).filter(|p| p.answers(epoch, now)).map(|p| p.ends().since(now)).max()
     }
 
+    /// How long the best proof for (cell, epoch) still admits; none if none does.
+    #[must_use]
+    pub fn admitting(&self, cell: &CellId, epoch: Epoch, now: BootTime) -> Option<Duration> {
+        let admits = self.proofs(cell, epoch).filter(|p| p.admits(epoch, now));
+        admits.map(|p| p.ends().since(now).saturating_sub(p.constants.drain())).max()
+    }
+
     /// The age of the registry proof: how long ago it was asked for. None if there never was one in this world.
     #[must_use]
     pub fn registry_age(&self, now: BootTime) -> Option<Duration> {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use domicile_mirror::{Freshness, Source};
+use domicile_model::CellId;
 use domicile_router_core::admit::{Ask, Outcome, decide};
 use domicile_router_core::identify::{By, Clues, identify};
+use domicile_router_core::writer::{Writer, writer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -24,6 +26,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/routes", get(routes))
         .route("/table", get(table))
         .route("/inflight", get(inflight))
+        .route("/cells/{id}/writer", get(may_write))
         .with_state(shared)
 }
 
@@ -78,6 +81,31 @@ async fn table(State(shared): State<Arc<Shared>>) -> Json<Value> {
 
 async fn inflight(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "cells": shared.inflight.busy(), "holding": shared.hold.len() }))
+}
+
+/// Whether a worker beside this gate may write for the cell. Asked again before the time is over.
+async fn may_write(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let no = |why: &str| Json(json!({"cell": id, "writer": false, "why": why})).into_response();
+    if !shared.is_gate() {
+        return no("this is an edge: ask a gate of the region");
+    }
+    let Ok(cell) = CellId::new(&id) else {
+        return (StatusCode::NOT_FOUND, no("that is no cell id")).into_response();
+    };
+    let now = shared.now();
+    let admitting = |cell: &CellId, epoch| match &shared.proofs {
+        Proofs::Book(book) => book.load().admitting(cell, epoch, now).map(Some),
+        Proofs::NotNeeded => Some(None),
+    };
+    match writer(&shared.table(), &cell, &shared.config.region, admitting) {
+        // Rounded down: no answer lasts longer than it does.
+        Writer::Yes { epoch, lasts } => {
+            let lasts = lasts.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX));
+            Json(json!({"cell": cell, "writer": true, "epoch": epoch, "for_ms": lasts})).into_response()
+        }
+        Writer::No(why) => no(why),
+        Writer::Unknown => (StatusCode::NOT_FOUND, no("there is no such cell")).into_response(),
+    }
 }
 
 /// How would it be routed?

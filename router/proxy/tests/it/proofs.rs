@@ -165,3 +165,44 @@ async fn an_answer_that_has_begun_is_cut_when_the_proof_ends() {
     let body = tokio::time::timeout(SOON, body).await.unwrap().unwrap();
     assert!(body.is_err(), "the whole body came: {body:?}");
 }
+
+/// A worker beside the application asks its gate: yes while the cell is served there under a proof, no from the hold on.
+#[tokio::test]
+async fn a_worker_may_write_only_where_and_while_the_cell_is_served() {
+    let mut fleet = Fleet::new().await;
+    let gate = fleet.gate("us-east-1").await;
+    until_status(&gate, "/", 200).await;
+    let path = format!("/cells/{}/writer", fleet.placement().await.0.cell);
+    let asked = || async {
+        let (status, body) = gate.admin(&path).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()
+    };
+    let yes = asked().await;
+    assert_eq!(
+        (&yes["writer"], &yes["epoch"]),
+        (&true.into(), &fleet.placement().await.0.epoch.0.into()),
+        "{yes}"
+    );
+    // No longer than a request may be let in.
+    let most = u64::try_from((QUICK.fence() - QUICK.drain()).as_millis()).unwrap();
+    assert!(yes["for_ms"].as_u64().is_some_and(|ms| ms > 0 && ms <= most), "{yes}");
+    assert_eq!(gate.admin("/cells/nowhere/writer").await.0, 404);
+    fleet.hold(60_000).await;
+    eventually(SOON, "a held cell has no writer", || async { asked().await["writer"] == false })
+        .await
+        .unwrap();
+    fleet.serve("us-west-2").await;
+    eventually(SOON, "another region writes", || async {
+        asked().await["why"].as_str().is_some_and(|why| why.contains("another region"))
+    })
+    .await
+    .unwrap();
+    fleet.serve("us-east-1").await;
+    eventually(SOON, "it writes here again", || async { asked().await["writer"] == true }).await.unwrap();
+    // Its proofs end, and with them its word.
+    fleet.etcd.kill(0);
+    eventually(SOON, "without a proof there is no writer", || async { asked().await["writer"] == false })
+        .await
+        .unwrap();
+}
