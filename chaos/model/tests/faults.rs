@@ -1,0 +1,113 @@
+//! A rule left out is found: each switch that breaks the product's rules leads to a state that breaks a law. What holds
+//! in `holds.rs` holds because of the rules, not because nobody looks.
+
+use domicile_chaos_model::search::search;
+use domicile_chaos_model::{Action, Bounds, Fault, Fleet, LAWS};
+
+const MOST: usize = 4_000_000;
+
+/// The law that is broken first, and the way there.
+fn broken(bounds: Bounds, fault: Fault) -> Option<(&'static str, Vec<Action>)> {
+    let found = search(&Fleet::new(bounds, fault), &LAWS, &[], MOST);
+    println!("{fault:?}: {} states: {bounds}", found.states);
+    assert!(found.broken.is_some() || found.whole, "{fault:?}: more than {MOST} states");
+    let (law, (_, path)) = found.broken?;
+    let path: Vec<Action> = path.into_iter().map(|(action, _)| action).collect();
+    println!("  {law} is broken after {} steps: {path:?}", path.len());
+    Some((law, path))
+}
+
+fn two_writers(bounds: Bounds, fault: Fault) -> Vec<Action> {
+    assert!(broken(bounds, Fault::None).is_none(), "{fault:?}: the rules hold within the same bounds");
+    let (law, path) = broken(bounds, fault).unwrap_or_else(|| panic!("{fault:?} was not found"));
+    assert_eq!(law, "one-writer", "{fault:?}");
+    assert!(path.contains(&Action::Promote), "{fault:?}: without a promotion nothing can be wrong");
+    path
+}
+
+#[test]
+fn no_wait() {
+    two_writers(Bounds::LEAST, Fault::NoWait);
+}
+
+#[test]
+fn a_session_taken_for_a_proof() {
+    two_writers(Bounds::LEAST, Fault::SessionAsProof);
+}
+
+#[test]
+fn a_wall_clock_for_a_monotonic_one() {
+    let path = two_writers(Bounds::LEAST, Fault::WallClock);
+    assert!(path.iter().any(|a| matches!(a, Action::SetBack(..))));
+}
+
+#[test]
+fn a_clock_that_sleeps_with_its_machine() {
+    let path = two_writers(Bounds::LEAST, Fault::ClockSleeps);
+    assert!(path.iter().any(|a| matches!(a, Action::TickAsleep(..))));
+}
+
+#[test]
+fn a_promise_forgotten_at_a_restart() {
+    for witnesses in [1, 2] {
+        let bounds = Bounds { witnesses, witness_restarts: 1, ..Bounds::LEAST };
+        let path = two_writers(bounds, Fault::PromiseForgotten);
+        assert!(path.iter().any(|a| matches!(a, Action::RestartWitness(_, false))));
+    }
+}
+
+#[test]
+fn an_answer_not_checked_again() {
+    two_writers(Bounds::LEAST, Fault::AnswerUnchecked);
+}
+
+#[test]
+fn an_epoch_raised_outside_the_transaction() {
+    two_writers(Bounds::LEAST, Fault::FenceApart);
+}
+
+#[test]
+fn thresholds_that_do_not_meet() {
+    for witnesses in [1, 2, 3] {
+        two_writers(Bounds { witnesses, ..Bounds::LEAST }, Fault::ThresholdsMiss);
+    }
+}
+
+#[test]
+fn clocks_that_drift_more_than_the_bound() {
+    assert!(broken(Bounds::DRIFT, Fault::None).is_none());
+    let (law, _) = broken(Bounds::DRIFT_ABOVE, Fault::None).expect("found");
+    assert_eq!(law, "one-writer");
+}
+
+#[test]
+fn a_witness_that_is_quiet_at_once() {
+    two_writers(Bounds::LEAST, Fault::QuietAtOnce);
+}
+
+#[test]
+fn a_proof_that_counts_from_its_answer() {
+    two_writers(Bounds { slow_reads: true, ..Bounds::LEAST }, Fault::CountsFromAnswer);
+}
+
+#[test]
+fn witnesses_replaced_while_the_cell_is_held() {
+    let path = two_writers(Bounds::LEAST, Fault::WitnessesReplaced);
+    assert!(path.contains(&Action::Replace));
+}
+
+#[test]
+fn a_commanded_fence_forgotten_at_a_restart() {
+    let bounds = Bounds { agent: true, ..Bounds::LEAST };
+    assert!(broken(bounds, Fault::None).is_none());
+    let (law, path) = broken(bounds, Fault::MarkerForgotten).expect("found");
+    assert_eq!(law, "the-old-database-is-stopped");
+    assert!(path.contains(&Action::RestartAgent) && path.iter().any(|a| matches!(a, Action::Borrow(_))));
+}
+
+#[test]
+fn a_table_that_falls_back() {
+    let (law, _) =
+        broken(Bounds { turns_back: true, ..Bounds::LEAST }, Fault::TableFallsBack).expect("found");
+    assert_eq!(law, "epochs-only-rise");
+}
