@@ -9,8 +9,10 @@ use domicile_model::FenceConstants;
 pub struct Bounds {
     /// Gates in each region, one or two.
     pub gates: usize,
-    /// Witnesses of the cell, one to three. Each learns, forgets and answers apart from any gate.
+    /// Witnesses of the cell, none to three. Each learns, forgets and answers apart from any gate.
     pub witnesses: usize,
+    /// Whether the cell begins without witnesses and is given them while it serves.
+    pub named_late: bool,
     /// How often the right is taken away, one or two.
     pub closes: u8,
     /// Whether a move may turn back before the intent to promote.
@@ -47,6 +49,8 @@ const WITHIN: &[[u8; 3]] = &[
 ];
 /// The worst within the bound: holders are slow, whoever waits for them is fast.
 const WORST: &[[u8; 3]] = &[[10, 11, 11]];
+/// Whoever waits is fast by twice the bound, which WAIT still covers.
+const TWICE: &[[u8; 3]] = &[[10, 12, 12]];
 /// Whoever waits is fast by three times the bound.
 const ABOVE: &[[u8; 3]] = &[[10, 13, 13]];
 
@@ -62,6 +66,7 @@ impl Bounds {
     pub const LEAST: Self = Self {
         gates: 1,
         witnesses: 1,
+        named_late: false,
         closes: 1,
         turns_back: false,
         agent: false,
@@ -82,6 +87,9 @@ impl Bounds {
     /// Fine time: every combination of slow and fast clocks within the bound.
     pub const DRIFT: Self = Self { constants: FINE, rates: WITHIN, ..Self::LEAST };
 
+    /// Fine time with clocks that differ by all that WAIT allows for.
+    pub const DRIFT_TWICE: Self = Self { rates: TWICE, ..Self::DRIFT };
+
     /// Fine time with clocks that differ by more than the bound.
     pub const DRIFT_ABOVE: Self = Self { rates: ABOVE, ..Self::DRIFT };
 }
@@ -92,6 +100,7 @@ impl fmt::Display for Bounds {
         write!(f, "2 regions x {gates} gates, {witnesses} witnesses, {closes} closes")?;
         for (on, what) in [
             (self.agent, "an agent with its database"),
+            (self.named_late, "named while it serves"),
             (self.turns_back, "turning back"),
             (self.slow_reads, "slow reads"),
             (self.slow_rounds, "slow rounds"),
@@ -137,6 +146,12 @@ pub enum Fault {
     MarkerForgotten,
     /// Witnesses are replaced while the cell is held.
     WitnessesReplaced,
+    /// A new leader counts WAIT from a moment that another leader noted on another machine's clock.
+    TimerTakenOver,
+    /// Neither agent nor supervisor stops a database whose proof has ended.
+    TrustsItself,
+    /// The agent counts a proof that a gate lends as if it were asked for now.
+    LentAnew,
     /// A gate's table follows a member of the registry that lags behind what it has applied.
     TableFallsBack,
 }

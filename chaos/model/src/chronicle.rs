@@ -75,6 +75,7 @@ fn members(numbers: std::ops::Range<usize>) -> u8 {
 
 impl Chronicle {
     pub(crate) fn new(bounds: &Bounds, fault: Fault) -> Self {
+        let at_first = if bounds.named_late { 0 } else { bounds.witnesses };
         let world = World { id: WorldId::from_u128(1), reconciled: true, constants: bounds.constants };
         let regions = ["us-east-1", "us-west-2"].map(|r| RegionId::new(r).expect("a region"));
         let cell = CellId::new("mercy").expect("a cell");
@@ -85,7 +86,7 @@ impl Chronicle {
             standby: Some(regions[1].clone()),
             phase: Phase::Serving,
             moving: None,
-            witnesses: witnesses(0..bounds.witnesses),
+            witnesses: witnesses(0..at_first),
         };
         let table = first_table(&world, &regions, &placement);
         let start = Moment {
@@ -99,7 +100,7 @@ impl Chronicle {
             holder: Some(0),
             closes: 0,
             way: vec![0],
-            members: members(0..bounds.witnesses),
+            members: members(0..at_first),
         };
         let mut all = Self { world, regions, cell, moments: vec![start] };
         let mut next = 0;
@@ -151,7 +152,8 @@ impl Chronicle {
             if moment.closes < bounds.closes && (ours || !bounds.agent) {
                 kinds.push(Kind::Close);
             }
-            if fault == Fault::WitnessesReplaced && moment.kind == Kind::Start {
+            let named = bounds.named_late || fault == Fault::WitnessesReplaced;
+            if named && moment.kind == Kind::Start {
                 kinds.push(Kind::Replace);
             }
         }
@@ -176,6 +178,7 @@ impl Chronicle {
                 new.holder = self.regions.iter().find(|r| Some(*r) != new.standby.as_ref()).cloned();
             }
             Kind::Back => new.holder = from(),
+            Kind::Replace if bounds.named_late => new.witnesses = witnesses(0..bounds.witnesses),
             Kind::Replace => {
                 new.witnesses = witnesses(bounds.witnesses..2 * bounds.witnesses);
                 // The guard taken away: it lets a cell without witnesses have its first ones.
@@ -184,7 +187,12 @@ impl Chronicle {
         }
         let (txn, _) = take_right(Txn::in_world(&self.world), &seen, old.modified, new)
             .expect("the product's own transaction takes the right away");
-        self.carried_out(at, kind, &txn, fault)
+        let members = match kind {
+            Kind::Replace if bounds.named_late => members(0..bounds.witnesses),
+            Kind::Replace => members(bounds.witnesses..2 * bounds.witnesses),
+            _ => old.members,
+        };
+        Moment { members, ..self.carried_out(at, kind, &txn, fault) }
     }
 
     /// The moment after a transaction, as the registry and a watching router see it.
@@ -218,11 +226,7 @@ impl Chronicle {
         Moment {
             kind,
             before: u8::try_from(at).ok(),
-            members: if kind == Kind::Replace {
-                old.members << old.members.count_ones()
-            } else {
-                old.members
-            },
+            members: old.members,
             way: old.way.iter().copied().chain(u8::try_from(self.moments.len())).collect(),
             epoch: u8::try_from(placement.epoch.0).expect("a tree of few moments"),
             holder: self.regions.iter().position(|r| placement.holder.as_ref() == Some(r)),

@@ -50,7 +50,7 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
             },
         },
     ];
-    if bounds.gates == 1 {
+    if bounds.gates == 1 && bounds.witnesses > 0 {
         sights.push(Named::<Fleet> {
             name: "witnesses alone carry a gate",
             holds: |f, s| {
@@ -58,7 +58,7 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
                     let gate = &s.gates[0][g];
                     gate.registry.is_none()
                         && gate.witnessed.is_some()
-                        && gate.request == Request::Admitted(1)
+                        && matches!(gate.request, Request::Admitted(_))
                 })
             },
         });
@@ -86,6 +86,12 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
                 f.kind(s.registry) == Kind::Back
                     && f.gates(0).any(|g| matches!(s.gates[0][g].request, Request::Admitted(e) if e > 1))
             },
+        });
+    }
+    if bounds.named_late {
+        sights.push(Named::<Fleet> {
+            name: "a forced move is done with witnesses named while the cell served",
+            holds: |f, s| f.was_replaced(s.registry) && s.lapsed > 0 && f.kind(s.registry) == Kind::Switch,
         });
     }
     if bounds.takeovers > 0 {

@@ -75,9 +75,15 @@ fn thresholds_that_do_not_meet() {
 
 #[test]
 fn clocks_that_drift_more_than_the_bound() {
-    assert!(broken(Bounds::DRIFT, Fault::None).is_none());
-    let (law, _) = broken(Bounds::DRIFT_ABOVE, Fault::None).expect("found");
-    assert_eq!(law, "one-writer");
+    // Without witnesses it is the leader's clock that counts, with them theirs.
+    for witnesses in [0, 1] {
+        for within in [Bounds::DRIFT, Bounds::DRIFT_TWICE] {
+            assert!(broken(Bounds { witnesses, ..within }, Fault::None).is_none());
+        }
+        let above = Bounds { witnesses, ..Bounds::DRIFT_ABOVE };
+        let (law, _) = broken(above, Fault::None).expect("found");
+        assert_eq!(law, "one-writer");
+    }
 }
 
 #[test]
@@ -97,12 +103,36 @@ fn witnesses_replaced_while_the_cell_is_held() {
 }
 
 #[test]
-fn a_commanded_fence_forgotten_at_a_restart() {
+fn a_timer_taken_over() {
+    // With witnesses their WAIT would do: none of them is quiet before its own is over.
+    let path = two_writers(Bounds { witnesses: 0, takeovers: 1, ..Bounds::LEAST }, Fault::TimerTakenOver);
+    assert!(path.contains(&Action::TakeOver));
+}
+
+/// The way to an old database that takes writes beside the new one.
+fn open_database(fault: Fault) -> Vec<Action> {
     let bounds = Bounds { agent: true, ..Bounds::LEAST };
-    assert!(broken(bounds, Fault::None).is_none());
-    let (law, path) = broken(bounds, Fault::MarkerForgotten).expect("found");
-    assert_eq!(law, "the-old-database-is-stopped");
+    assert!(broken(bounds, Fault::None).is_none(), "{fault:?}: the rules hold within the same bounds");
+    let (law, path) = broken(bounds, fault).unwrap_or_else(|| panic!("{fault:?} was not found"));
+    assert_eq!(law, "the-old-database-is-stopped", "{fault:?}");
+    path
+}
+
+#[test]
+fn a_commanded_fence_forgotten_at_a_restart() {
+    let path = open_database(Fault::MarkerForgotten);
     assert!(path.contains(&Action::RestartAgent) && path.iter().any(|a| matches!(a, Action::Borrow(_))));
+}
+
+#[test]
+fn a_database_that_nobody_stops() {
+    open_database(Fault::TrustsItself);
+}
+
+#[test]
+fn a_lent_proof_that_counts_anew() {
+    let path = open_database(Fault::LentAnew);
+    assert!(path.iter().any(|a| matches!(a, Action::Borrow(_))));
 }
 
 #[test]

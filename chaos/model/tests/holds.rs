@@ -28,6 +28,12 @@ fn holds(name: &str, bounds: Bounds) {
 }
 
 #[test]
+fn no_witness() {
+    holds("no witness", Bounds { takeovers: 1, ..Bounds::full(0) });
+    holds("no witness, there and back", Bounds { witnesses: 0, gates: 2, closes: 2, ..Bounds::LEAST });
+}
+
+#[test]
 fn one_witness() {
     holds("one witness", Bounds { takeovers: 1, ..Bounds::full(1) });
 }
@@ -40,6 +46,13 @@ fn two_witnesses() {
 #[test]
 fn three_witnesses() {
     holds("three witnesses", Bounds::full(3));
+}
+
+#[test]
+fn witnesses_named_late() {
+    let late = Bounds { named_late: true, ..Bounds::LEAST };
+    holds("named late", Bounds { gates: 2, witnesses: 3, ..late });
+    holds("named late, and a restart", Bounds { witness_restarts: 1, turns_back: true, ..late });
 }
 
 #[test]
@@ -83,5 +96,6 @@ fn slow_answers() {
 
 #[test]
 fn clocks_within_the_bound() {
-    holds("fine time", Bounds::DRIFT);
+    holds("fine time, one witness", Bounds::DRIFT);
+    holds("fine time, no witness", Bounds { witnesses: 0, ..Bounds::DRIFT });
 }

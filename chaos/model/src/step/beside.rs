@@ -81,7 +81,10 @@ impl Fleet {
             }
             Action::Borrow(_) => {
                 when(p.marker == Marker::Free)?;
-                let lent = lent.filter(|l| l.epoch >= p.known)?;
+                let mut lent = lent.filter(|l| l.epoch >= p.known)?;
+                if self.fault == Fault::LentAnew {
+                    lent.age = 0;
+                }
                 p.known = lent.epoch;
                 hold(p, lent);
             }

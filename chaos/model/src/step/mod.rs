@@ -145,6 +145,11 @@ impl Fleet {
         way.iter().filter(|m| self.kind(**m) == Kind::Switch).count() == 2
     }
 
+    /// Whether witnesses were named since the beginning.
+    pub(crate) fn was_replaced(&self, registry: u8) -> bool {
+        self.rules.chronicle.at(registry).way.iter().any(|m| self.kind(*m) == Kind::Replace)
+    }
+
     pub(crate) fn answers(&self, s: &State, region: usize, gate: usize) -> bool {
         let g = &s.gates[region][gate];
         match g.request {
@@ -211,7 +216,7 @@ impl Fleet {
         p.held = older(p.held);
         p.woken = false;
         // STOP is over with the proof: by now one of the two has killed it.
-        if p.held.is_none() && !p.frozen {
+        if p.held.is_none() && !p.frozen && self.fault != Fault::TrustsItself {
             p.open = false;
         }
     }

@@ -1,6 +1,7 @@
 //! The control plane: the close, the stop of the old primary, the promotion, the switch, and the way back.
 
 use super::{Action, Done, Fleet, when};
+use crate::bounds::Fault;
 use crate::chronicle::Kind;
 use crate::rules::LEADER;
 use crate::state::{Marker, NONE, Stage, State, Stop, Wrong};
@@ -120,7 +121,11 @@ impl Fleet {
                 when(n.mover.term < self.bounds.takeovers && n.mover.stage != Stage::Idle)?;
                 n.mover.term += 1;
                 // Its own clock: it counts from when it sees the close itself.
-                n.mover.seen = NONE;
+                n.mover.seen = if self.fault == Fault::TimerTakenOver {
+                    self.rules.wait(self.rate(n, LEADER))
+                } else {
+                    NONE
+                };
             }
             Action::Replace => self.follow(n, Kind::Replace)?,
             _ => return None,

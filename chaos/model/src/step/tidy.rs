@@ -85,7 +85,7 @@ impl Fleet {
             p.frozen = false;
             p.woken = false;
         }
-        if self.bounds.turns_back || self.fault == Fault::MarkerForgotten {
+        if self.bounds.turns_back || self.bounds.named_late || self.fault == Fault::MarkerForgotten {
             return;
         }
         // What the agent knows decides whose proof it borrows: of the first epoch, or of later ones only. A fence that
