@@ -13,6 +13,7 @@ use domicile_api::agent::{AgentState, Running};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::links::AddressMap;
 use domicile_model::{Epoch, FenceConstants};
+use domicile_seal::keys::PrivateKey;
 use domicile_store::Store;
 
 use crate::config::AgentConfig;
@@ -64,6 +65,8 @@ pub struct Agent {
     pub(crate) server: Server,
     pub(crate) ops: tokio::sync::Mutex<()>,
     pub(crate) http: reqwest::Client,
+    /// Signs handovers; none if it can't be used.
+    pub(crate) key: Option<PrivateKey>,
     gate: Mutex<(Mode, Option<Held>)>,
     problems: Mutex<BTreeMap<&'static str, String>>,
     /// Ends of the server that nobody asked for.
@@ -89,6 +92,7 @@ impl Agent {
             Failure::machine(format!("another agent already runs on {}", config.data_dir.display()))
         })?;
         let disk = Disk::open(dir.join("agent.json"), owner.clone())?;
+        let key = crate::key::own(&dir, &owner);
         let password = config
             .replication
             .password
@@ -101,6 +105,7 @@ impl Agent {
             .no_proxy()
             .build()
             .map_err(|e| Failure::machine(format!("no HTTP client: {e}")))?;
+        let unusable = key.as_ref().err().map(|failure| ("key", failure.to_string()));
         Ok(Arc::new(Self {
             links,
             store,
@@ -110,8 +115,9 @@ impl Agent {
             disk,
             ops: tokio::sync::Mutex::new(()),
             http,
+            key: key.ok(),
             gate: Mutex::new((Mode::default(), None)),
-            problems: Mutex::new(BTreeMap::new()),
+            problems: Mutex::new(unusable.into_iter().collect()),
             falls: Mutex::default(),
             config,
             _lock: lock,
@@ -320,6 +326,7 @@ impl Agent {
             replayed: live.as_ref().and_then(|l| l.replayed),
             streaming: live.as_ref().map(|l| l.streaming),
             not_streaming,
+            key: self.key.as_ref().map(|key| domicile_seal::handover::published(&key.public())),
             highest: memory.highest,
             fence: memory.fence.and_then(|m| m.fenced),
             proof: self

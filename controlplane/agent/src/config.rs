@@ -75,6 +75,8 @@ pub struct AgentConfig {
 pub struct Sabotage {
     /// Open without a proof, and never end.
     pub trusts_itself: bool,
+    /// Promote on any handover, whoever signed it and whatever it says, and without one.
+    pub takes_any_handover: bool,
     /// Ignore the rank of tokens.
     pub ignores_rank: bool,
     /// Take what a gate lends as lasting for an hour.

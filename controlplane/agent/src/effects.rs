@@ -4,6 +4,7 @@ mod fence;
 mod follow;
 mod losses;
 mod promote;
+mod warrant;
 
 use domicile_model::Token;
 

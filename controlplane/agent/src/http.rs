@@ -40,6 +40,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/fence", post(fence))
         .route("/v1/unfence", post(unfence))
         .route("/v1/promote", post(promote))
+        .route("/v1/promote/check", post(check_promotion))
         .route("/v1/follow", post(follow))
         .route("/v1/losses", post(export))
         .route("/v1/losses/{move}", get(report))
@@ -118,6 +119,12 @@ async fn unfence(State(agent): Shared, request: Request) -> Result<Response, Fai
 async fn promote(State(agent): Shared, request: Request) -> Result<Response, Failure> {
     let order: Promote = body(request).await?;
     whole(async move { agent.promote(&order).await }).await.map(json(StatusCode::OK))
+}
+
+async fn check_promotion(State(agent): Shared, request: Request) -> Result<Response, Failure> {
+    let order: Promote = body(request).await?;
+    agent.may_promote(&order).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn follow(State(agent): Shared, request: Request) -> Result<Response, Failure> {

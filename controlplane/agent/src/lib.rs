@@ -11,6 +11,7 @@ mod effects;
 mod failure;
 mod http;
 mod keeper;
+mod key;
 mod os;
 pub mod pg;
 mod proof;

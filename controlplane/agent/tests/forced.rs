@@ -4,7 +4,9 @@ mod rig;
 
 use std::time::Duration;
 
-use domicile_api::agent::{ExportLosses, Follow, Fork, LossReport, Progress, ProgressStatus, Running};
+use domicile_api::agent::{
+    Consent, ExportLosses, Follow, Fork, LossReport, Progress, ProgressStatus, Running,
+};
 use domicile_chaos_kit::link::Link;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::wait::eventually;
@@ -33,7 +35,9 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
     // The region dies with its agent; B is promoted without a handover.
     rig.kill_agent(false).await;
     rig.place(2, None).await;
-    let promoted = rig.promote(2, None).await.unwrap();
+    rig.record("failover", true, Some(20)).await;
+    let consent = Consent { by: "ann".into(), accept_loss: Some(20), accept_unknown: false };
+    let promoted = rig.promote_on(2, None, Some(consent)).await.unwrap();
     rig.place(3, Some("us-west-2")).await;
     rig.write(true, "new").await.unwrap();
 

@@ -31,6 +31,7 @@ async fn a_switchover_there_loses_nothing_promotes_once_and_reattaches_without_r
         token: rig.token("promote"),
         epoch: Epoch(2),
         handover: Some(fenced.handover.clone()),
+        consent: None,
         slot: "standby".into(),
     };
     let promoted: domicile_api::agent::Promoted =

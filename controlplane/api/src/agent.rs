@@ -11,6 +11,7 @@
 //! | `POST /v1/fence` | [`Fence`] → [`Fenced`]: a durable marker, then a clean stop |
 //! | `POST /v1/unfence` | [`Unfence`] → [`AgentState`]: marker gone, started for itself alone, a write seen to succeed |
 //! | `POST /v1/promote` | [`Promote`] → [`Promoted`] |
+//! | `POST /v1/promote/check` | none: [`Promote`] → 204 if the order would be taken, as far as what it rests on goes |
 //! | `POST /v1/follow` | [`Follow`] → 202; progress in [`AgentState::follow`] |
 //! | `POST /v1/losses` | [`ExportLosses`] → 202; progress in [`AgentState::losses`] |
 //! | `GET /v1/losses/{move}` | none: [`LossReport`] |
@@ -18,7 +19,7 @@
 use std::net::SocketAddr;
 
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, Token};
+use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token};
 use serde::{Deserialize, Serialize};
 
 /// How the server runs.
@@ -64,6 +65,9 @@ pub struct AgentState {
     /// lost that is how a standby looks, and it can be promoted.
     #[serde(default)]
     pub not_streaming: Option<String>,
+    /// The key that this agent signs handovers with; none if it can't be used, and `problems` says why.
+    #[serde(default)]
+    pub key: Option<SigningKey>,
     /// The highest token seen, from disk.
     pub highest: Option<Token>,
     /// The commanded fence in force, from disk.
@@ -160,10 +164,25 @@ pub struct Promote {
     /// The epoch of the close. The agent reads the registry itself: leader, move and this epoch must stand there,
     /// with nobody holding the cell.
     pub epoch: Epoch,
-    /// What must have been replayed. None only in a forced move.
+    /// What must have been replayed: the word of the old primary's agent, signed. Without it only `consent` lets a
+    /// promotion happen.
     pub handover: Option<HandoverToken>,
+    /// In a forced move, and only there: what was accepted to be lost. The agent compares it with the record of the move.
+    #[serde(default)]
+    pub consent: Option<Consent>,
     /// The name of the physical slot that the other side will follow by.
     pub slot: String,
+}
+
+/// Explicit consent to loss, in place of a handover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consent {
+    /// Who asked for the move.
+    pub by: String,
+    /// The most transactions that may be lost.
+    pub accept_loss: Option<u64>,
+    /// Whether an unknown number may be.
+    pub accept_unknown: bool,
 }
 
 /// The new primary.

@@ -78,9 +78,37 @@ pub struct CellView {
     /// What is wrong with the database pair. None: it has none, or was never looked at.
     #[serde(default)]
     pub health: Option<HealthView>,
+    /// The agents of the database pair, and the keys that they hand over with.
+    #[serde(default)]
+    pub agents: Vec<AgentView>,
     /// The move that is under way.
     #[serde(rename = "move")]
     pub moving: Option<String>,
+}
+
+/// The agent of a cell in a region, by the ids of its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Where it is.
+    pub region: RegionId,
+    /// By which key its word is believed. None: by none yet, and no planned move leaves from there.
+    pub trusted: Option<String>,
+    /// Who trusted it; none when it was the first one seen.
+    pub by: Option<String>,
+    /// The key that it showed last to the answering control plane.
+    pub shown: Option<String>,
+}
+
+/// `POST /v1/cells/{id}/trust-agent`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustRequest {
+    /// Which agent of the cell.
+    pub region: RegionId,
+    /// The id of the key, which the agent must show now.
+    pub key: String,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// What was wrong with a database pair when it was last looked at.

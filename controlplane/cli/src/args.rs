@@ -118,6 +118,21 @@ pub enum CellVerb {
         /// The cell.
         cell: CellId,
     },
+    /// Believe the agent of a cell in a region by the key that it shows now. The first key of an agent is trusted by
+    /// itself; another one only by this, after its machine was set up anew.
+    TrustAgent {
+        /// The cell.
+        cell: CellId,
+        /// Where the agent is.
+        #[arg(long)]
+        region: RegionId,
+        /// The id of the key, as that agent's operator reads it out; `cell show` tells which one the agent shows.
+        #[arg(long, value_name = "ID")]
+        key: String,
+        /// Why, for the audit log.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
 }
 
 /// `domicile tenant …`.

@@ -104,6 +104,14 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Region(RegionVerb::List) => region::list::run(client, out).await,
         Command::Cell(CellVerb::List) => cell::list::run(client, out).await,
         Command::Cell(CellVerb::Show { cell }) => cell::show::run(cell, client, out).await,
+        Command::Cell(CellVerb::TrustAgent { cell, region, key, reason }) => {
+            let request = domicile_api::views::TrustRequest {
+                region: region.clone(),
+                key: key.clone(),
+                reason: reason.clone(),
+            };
+            cell::trust_agent::run(cell, &request, client, out).await
+        }
         Command::Cell(CellVerb::Reprotect { cell }) => cell::reprotect::run(cell, client, out).await,
         Command::Tenant(TenantVerb::List) => tenant::list::run(client, out).await,
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,

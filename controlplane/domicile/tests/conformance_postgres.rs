@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use domicile_api::agent::Consent;
 use domicile_chaos_kit::wait::eventually;
 use domicile_engine::conformance::{CASES, Harness, run};
 use domicile_engine::provider::Databases;
 use domicile_model::clock::Clock;
 use domicile_model::{
-    Cell, CellId, ClosedReason, Database, DatabaseEndpoint, Epoch, FenceConstants, LeaderFence, MoveClaim,
-    MoveId, Phase, Placement, RegionId, SecretRef, Token, WitnessSet, World, WorldId,
+    AgentKey, Cell, CellId, ClosedReason, Database, DatabaseEndpoint, Epoch, FenceConstants, LeaderFence,
+    MoveClaim, MoveId, Phase, Placement, RegionId, SecretRef, Token, WitnessSet, World, WorldId,
 };
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
 use domicile_store::codec::decode;
@@ -84,6 +85,12 @@ impl Real {
         })
         .await
         .unwrap();
+        for region in [&cell.primary, &cell.dr] {
+            let key = databases.observe(&cell, region).await.key.unwrap();
+            let agent = AgentKey { cell: cell.id.clone(), region: region.clone(), key, by: None };
+            let txn = Txn::in_world(&world).put(Key::Agent(cell.id.clone(), region.clone()), &agent);
+            assert!(matches!(store.commit(txn).await.unwrap(), Commit::Done(_)));
+        }
         Self { pair, store, world, moving, leader, cell, databases }
     }
 
@@ -150,6 +157,21 @@ impl Harness for Real {
     async fn write(&self, region: &RegionId) -> bool {
         let b = *region == self.cell.dr;
         self.pair.sql(b, "INSERT INTO t (v) VALUES ('a write')").await.is_ok()
+    }
+
+    async fn consents(&self, consent: &Consent) {
+        // As far as an agent reads it.
+        let record = serde_json::json!({"v": 1, "data": {
+            "definition": "failover",
+            "request": {
+                "cell": self.cell.id, "to": self.cell.dr, "force": true,
+                "accept_loss": consent.accept_loss, "accept_unknown": consent.accept_unknown,
+            },
+        }});
+        let record = serde_json::to_vec(&record).unwrap();
+        let put = Op::Put(Key::Workflow(self.moving), record, None);
+        let txn = Txn::in_world(&self.world).op(put);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
     }
 
     async fn cut_replication(&self) {

@@ -100,6 +100,8 @@ pub(crate) struct Sabotage {
     pub(crate) unfenced: bool,
     /// Promote on another leader's fence.
     pub(crate) trust_old_fence: bool,
+    /// Record the intent to promote without asking whether the handover will be believed.
+    pub(crate) skip_acceptance: bool,
     /// Take a server that is seen to write for promoted, without its agent's answer.
     pub(crate) trust_sight: bool,
 }

@@ -56,6 +56,7 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
     } else {
         all.extend([
             primary(on),
+            handover_key(on),
             streaming(on),
             lag(on),
             loss_slot(on),
@@ -224,6 +225,41 @@ fn primary(on: &Looked<'_>) -> Check {
         format!("the database in {place} takes no writes: a planned move needs it to stop cleanly"),
         format!("the database in {place} can't be seen: mend the way to it, or fail over with --force"),
     )
+}
+
+/// The old primary hands over by its agent's word, and the new one's agent believes the key that the registry names:
+/// found out here, not when the cell is closed.
+fn handover_key(on: &Looked<'_>) -> Check {
+    const NAME: &str = "handover-key";
+    let (cell, Some(holder)) = (&on.snapshot.cell.id, &on.snapshot.placement.holder) else {
+        return check(NAME, Verdict::NotApplicable, "nobody holds the cell");
+    };
+    let Some(shown) = on.primary.and_then(|p| p.key.as_ref()) else {
+        let why = format!(
+            "the agent of {cell} in {holder} shows no key to sign the handover with: start its present version, and look at its problems"
+        );
+        return check(NAME, Verdict::Unknown, why);
+    };
+    match on.snapshot.agents.iter().find(|agent| agent.region == *holder).map(|agent| &agent.key) {
+        Some(trusted) if trusted == shown => {
+            check(NAME, Verdict::Passed, format!("the agent in {holder} signs with the key that is trusted"))
+        }
+        Some(trusted) => check(
+            NAME,
+            Verdict::Failed,
+            format!(
+                "the agent of {cell} in {holder} signs with key {}, but key {} is trusted: if it was set up anew, `domicile cell trust-agent {cell} --region {holder} --key {}`; if not, find out what answers there",
+                shown.id, trusted.id, shown.id
+            ),
+        ),
+        None => check(
+            NAME,
+            Verdict::Unknown,
+            format!(
+                "no key of the agent of {cell} in {holder} is trusted yet: its first one is, within seconds of its first answer; ask again"
+            ),
+        ),
+    }
 }
 
 fn streaming(on: &Looked<'_>) -> Check {

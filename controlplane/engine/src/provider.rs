@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Fork, LossReport};
+use domicile_api::agent::{Consent, Fork, LossReport};
 use domicile_model::token::Lsn;
-use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
+use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token};
 
 /// Why an effect has no result. The engine treats each differently.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,6 +48,8 @@ pub struct Observation {
     pub not_streaming: Option<String>,
     /// The commanded fence in force, by its handover token, and whether the stop was clean.
     pub fence: Option<(HandoverToken, bool)>,
+    /// The key that its agent signs handovers with.
+    pub key: Option<SigningKey>,
     /// The highest token seen.
     pub highest: Option<Token>,
     /// A job under way or ended: `follow` or `losses`, its token, how, done or the reason of its failure.
@@ -112,7 +114,19 @@ pub trait Databases: Send + Sync + 'static {
     /// Turns a fence back and sees a write succeed. The server opens for others once its region has a proof again.
     async fn unfence(&self, cell: &Cell, region: &RegionId, token: &Token) -> Result<(), EffectError>;
 
-    /// Makes the standby the primary. Refused until it has replayed past the handover's position.
+    /// Whether the standby would be promoted on this handover. Changes nothing. Asked before the intent to promote is
+    /// recorded: whoever promotes checks it again, but from then on nothing turns back.
+    async fn accepts(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        token: &Token,
+        epoch: Epoch,
+        handover: &HandoverToken,
+    ) -> Result<(), EffectError>;
+
+    /// Makes the standby the primary. Refused until it has replayed past the handover's position. What it rests on is
+    /// checked where it is done: the old primary's signed word, or `consent`, which only a forced move carries.
     async fn promote(
         &self,
         cell: &Cell,
@@ -120,6 +134,7 @@ pub trait Databases: Send + Sync + 'static {
         token: &Token,
         epoch: Epoch,
         handover: Option<&HandoverToken>,
+        consent: Option<&Consent>,
     ) -> Result<Promoted, EffectError>;
 
     /// Writes a canary row and reads it back; only on a server that is out of recovery. Late repeats do no harm: the

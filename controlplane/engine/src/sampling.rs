@@ -10,7 +10,7 @@ use domicile_api::moves::LossPreview;
 use domicile_api::views::{HealthView, LagView};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::token::Lsn;
-use domicile_model::{Cell, CellId, FenceConstants, RegionId};
+use domicile_model::{Cell, CellId, FenceConstants, RegionId, SigningKey};
 
 use crate::lossmath::{self, Moment, millis};
 use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
@@ -52,6 +52,8 @@ struct Looks {
     seen: Option<(BootTime, Vec<String>)>,
     /// Whether the holder's loss slot was good when it was last seen: the holder may be gone when that is asked.
     loss_slot: Option<(BootTime, bool)>,
+    /// The key that each agent showed last.
+    keys: BTreeMap<RegionId, SigningKey>,
 }
 
 impl History {
@@ -152,6 +154,12 @@ impl Sampler {
                 problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
                 ..Observation::default()
             });
+            if let Some(key) = seen.key {
+                let known = |known: &mut BTreeMap<CellId, History>| {
+                    known.entry(cell.id.clone()).or_default().looks.keys.insert(region.clone(), key);
+                };
+                self.with(known);
+            }
             seen.problems.extend(seen.not_streaming);
             (seen.problems, seen.loss_slot)
         };
@@ -181,6 +189,12 @@ impl Sampler {
         let now = self.clock.now();
         let (asked, problems) = self.with(|known| known.get(cell)?.looks.seen.clone())?;
         Some(HealthView { age_ms: millis(now.since(asked)), problems })
+    }
+
+    /// The keys that the agents of a cell showed when they last answered.
+    #[must_use]
+    pub fn keys(&self, cell: &CellId) -> BTreeMap<RegionId, SigningKey> {
+        self.with(|known| known.get(cell).map(|h| h.looks.keys.clone()).unwrap_or_default())
     }
 
     /// How far the standby of a cell is behind. None: the cell was never sampled.

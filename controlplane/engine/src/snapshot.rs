@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domicile_model::{
-    Cell, CellId, Fleet, Jurisdiction, Placement, Region, Revision, RouterState, Tenant, World,
+    AgentKey, Cell, CellId, Fleet, Jurisdiction, Placement, Region, Revision, RouterState, Tenant, World,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Entry, Key, Record, Store};
@@ -24,6 +24,8 @@ pub(crate) struct Snapshot {
     /// Regions, jurisdictions, and the tenants of this cell only.
     pub(crate) fleet: Fleet,
     pub(crate) routers: Vec<RouterState>,
+    /// The keys by which the agents of this cell are believed.
+    pub(crate) agents: Vec<AgentKey>,
 }
 
 impl Snapshot {
@@ -72,6 +74,7 @@ impl Snapshot {
             },
             fleet,
             routers: all(store, "routers/").await?,
+            agents: all(store, &format!("agents/{id}/")).await?,
         })
     }
 }

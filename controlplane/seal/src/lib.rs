@@ -5,6 +5,7 @@
 //! - [`chain`]: links of `{prev, n, body}`, each naming the digest of the one before, and segments of a chain that close
 //!   with a signed [`chain::SegmentSeal`].
 //! - [`keys`]: key ids, private keys, a keyring with rotation and revocation, and [`keys::Signed`].
+//! - [`handover`]: the first user: the old primary's signed word that it has stopped.
 //!
 //! Everything here is bounded and pure but for reading a private key from where its reference points. No other crate
 //! calls the signature crate: `deny.toml` keeps that.
@@ -12,6 +13,7 @@
 pub mod canonical;
 pub mod chain;
 pub mod digest;
+pub mod handover;
 pub mod keys;
 
 pub use canonical::{JsonError, canonical, canonical_of, parse};

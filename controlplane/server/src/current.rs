@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    CellId, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId, Placement, Revision,
-    RouterId, RouterState, TenantId, WitnessState,
+    AgentKey, CellId, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId, Placement,
+    RegionId, Revision, RouterId, RouterState, TenantId, WitnessState,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 
@@ -35,6 +35,8 @@ pub struct Current {
     pub routers: BTreeMap<RouterId, RouterState>,
     /// Routers that can vouch.
     pub witnesses: BTreeMap<RouterId, WitnessState>,
+    /// By which keys the agents of each cell are believed.
+    pub agents: BTreeMap<CellId, BTreeMap<RegionId, AgentKey>>,
     /// Who holds which name; read for `apply` only.
     pub hosts: BTreeMap<HostPattern, TenantId>,
     /// What could not be decoded, in sentences: a newer program wrote it, or it is damaged.
@@ -43,7 +45,7 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 10] = [
+const VIEWS: [&str; 11] = [
     "regions/",
     "jurisdictions/",
     "cells/",
@@ -54,6 +56,7 @@ const VIEWS: [&str; 10] = [
     "witnesses/",
     "freezes/",
     "stop",
+    "agents/",
 ];
 
 impl Current {
@@ -81,6 +84,7 @@ impl Current {
             freezes: BTreeMap::new(),
             routers: BTreeMap::new(),
             witnesses: BTreeMap::new(),
+            agents: BTreeMap::new(),
             hosts: BTreeMap::new(),
             unreadable: Vec::new(),
             tenants_of: BTreeMap::new(),
@@ -149,6 +153,11 @@ impl Current {
             Key::Witness(id) => {
                 if let Some(witness) = self.decode(&entry) {
                     self.witnesses.insert(id.clone(), witness);
+                }
+            }
+            Key::Agent(cell, region) => {
+                if let Some(agent) = self.decode(&entry) {
+                    self.agents.entry(cell.clone()).or_default().insert(region.clone(), agent);
                 }
             }
             _ => return,

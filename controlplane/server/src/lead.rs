@@ -11,6 +11,7 @@ use domicile_store::world::init_world;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agents;
 use crate::app::{App, Led};
 use crate::causes::chain;
 
@@ -133,7 +134,7 @@ async fn govern(
     }
 }
 
-/// Gives witnesses to cells that have none. Takes no input, repeats, and keeps no state.
+/// Gives witnesses to cells that have none, and trust to the first key of each agent. Takes no input, repeats, and keeps no state.
 async fn reconcile(app: &App, led: &Led) {
     loop {
         match witnesses::assign(&*app.store, &led.leadership, &led.world).await {
@@ -141,6 +142,7 @@ async fn reconcile(app: &App, led: &Led) {
             Ok(n) => tracing::info!(cells = n, "gave witnesses to cells"),
             Err(error) => tracing::warn!(error = chain(&error), "cells without witnesses stay so for now"),
         }
+        agents::register(app, led).await;
         pause(RECONCILE).await;
     }
 }

@@ -3,6 +3,7 @@
 //! [`serve::Server`] joins them. Reads are answered by every control plane from the registry, changes by the leader
 //! under its fence; `apply` ([`apply`]) changes the fleet and moves nothing, the engine moves cells.
 
+mod agents;
 pub mod app;
 pub mod apply;
 pub mod audit;

@@ -16,6 +16,7 @@ pub mod proof;
 pub mod residency;
 pub mod router;
 pub mod secret;
+pub mod signing;
 pub mod token;
 pub mod validate;
 pub mod world;
@@ -31,5 +32,6 @@ pub use placement::{ClosedReason, MoveClaim, Phase, Placement, RegionFence, Witn
 pub use residency::{Category, Residency};
 pub use router::{BusyCell, Role, RouterState, WitnessState};
 pub use secret::{SecretError, SecretRef};
+pub use signing::{AgentKey, HandoverSeal, SigningKey};
 pub use token::{HandoverToken, LeaderFence, Token};
 pub use world::{FenceConstants, World};

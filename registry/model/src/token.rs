@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::{Epoch, Revision};
 use crate::ids::{CellId, MoveId, WorldId};
+use crate::signing::HandoverSeal;
 
 /// Which leader. Later leaders compare higher within one world.
 ///
@@ -55,6 +56,10 @@ pub struct HandoverToken {
     pub checkpoint: Lsn,
     /// The fence's own token.
     pub token: Token,
+    /// The old primary's agent vouches for all of it. None after a stop that was not clean, which hands nothing over, and
+    /// from an agent that has no key; no planned move promotes on such a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Box<HandoverSeal>>,
 }
 
 /// A position in the write-ahead log, written `16/B374D848`.

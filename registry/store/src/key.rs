@@ -40,6 +40,8 @@ pub enum Key {
     Witness(RouterId),
     /// [`domicile_model::RouterState`]; under a lease.
     Router(RouterId),
+    /// [`domicile_model::AgentKey`], of the database of this cell in this region.
+    Agent(CellId, RegionId),
     /// The record of a workflow.
     Workflow(MoveId),
     /// An entry of a workflow's log, from 1.
@@ -77,6 +79,7 @@ impl fmt::Display for Key {
             Self::Moved(id) => write!(f, "moved/{id}"),
             Self::Witness(id) => write!(f, "witnesses/{id}"),
             Self::Router(id) => write!(f, "routers/{id}"),
+            Self::Agent(cell, region) => write!(f, "agents/{cell}/{region}"),
             Self::Workflow(id) => write!(f, "workflows/{id}"),
             // Padded, so that a listing is in order.
             Self::WorkflowLog(id, n) => write!(f, "workflows/{id}/log/{n:010}"),
@@ -111,6 +114,7 @@ impl FromStr for Key {
             ["moved", x] => id(CellId::new(x)).map(Self::Moved),
             ["witnesses", x] => id(RouterId::new(x)).map(Self::Witness),
             ["routers", x] => id(RouterId::new(x)).map(Self::Router),
+            ["agents", x, y] => id(CellId::new(x)).zip(id(RegionId::new(y))).map(|(x, y)| Self::Agent(x, y)),
             ["workflows", x] => id(x.parse()).map(Self::Workflow),
             ["workflows", x, "log", n] => {
                 id(x.parse()).zip(n.parse().ok()).map(|(x, n)| Self::WorkflowLog(x, n))
@@ -149,13 +153,14 @@ mod tests {
             Key::Tenant(TenantId::new("t").unwrap()),
             Key::Host(HostPattern::new("*.a.com").unwrap()),
             Key::Placement(cell.clone()),
-            Key::Fence(region),
+            Key::Fence(region.clone()),
             Key::Move(cell.clone()),
             Key::Stop,
             Key::Freeze(FreezeId::from_u128(4)),
             Key::Moved(cell.clone()),
             Key::Witness(router.clone()),
             Key::Router(router),
+            Key::Agent(cell, region),
             Key::Workflow(id),
             Key::WorkflowLog(id, 3),
             Key::History("placement", "c".into(), 9),

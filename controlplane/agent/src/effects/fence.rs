@@ -36,6 +36,7 @@ impl Agent {
                 m.fence.take().and_then(|marker| marker.fenced).filter(|f| f.handover.epoch == order.epoch);
             let fenced = fenced.map(|mut f| {
                 f.handover.token = order.token.clone();
+                f.handover = self.signed(f.handover, f.clean);
                 f
             });
             m.fence = Some(Marker { token: order.token.clone(), epoch: order.epoch, fenced: fenced.clone() });
@@ -89,23 +90,33 @@ impl Agent {
         if !left.is_empty() {
             return Err(Failure::unfinished(format!("processes of PostgreSQL are left: {left:?}")));
         }
-        let fenced = Fenced {
-            handover: HandoverToken {
-                cell: self.config.cell.clone(),
-                epoch: order.epoch,
-                system_id: control.system_id.clone(),
-                timeline: control.timeline,
-                checkpoint: control.checkpoint,
-                token: order.token.clone(),
-            },
-            clean: control.is_clean_primary(),
+        let clean = control.is_clean_primary();
+        let handover = HandoverToken {
+            cell: self.config.cell.clone(),
+            epoch: order.epoch,
+            system_id: control.system_id.clone(),
+            timeline: control.timeline,
+            checkpoint: control.checkpoint,
+            token: order.token.clone(),
+            seal: None,
         };
+        let fenced = Fenced { handover: self.signed(handover, clean), clean };
         self.disk.change(|m| {
             if let Some(marker) = m.fence.as_mut().filter(|f| f.token == order.token) {
                 marker.fenced = Some(fenced.clone());
             }
         })?;
         Ok(fenced)
+    }
+
+    /// The agent's word that its server has stopped there. Only a clean stop can be handed over, so nothing else is signed.
+    fn signed(&self, handover: HandoverToken, clean: bool) -> HandoverToken {
+        let bare = HandoverToken { seal: None, ..handover };
+        let Some(key) = self.key.as_ref().filter(|_| clean) else { return bare };
+        domicile_seal::handover::sign(key, &self.config.region, bare.clone()).unwrap_or_else(|error| {
+            tracing::error!(%error, "the handover can't be signed, so no planned move will promote on it");
+            bare
+        })
     }
 
     /// Turns a fence back: what hangs is killed, the server starts for itself alone, a write is seen to succeed. It

@@ -13,7 +13,6 @@ use crate::failure::Failure;
 use crate::pg::control::{Control, fork_of};
 use crate::pg::server::Kind;
 use crate::pg::{furniture, local};
-use crate::proof::registry_allows;
 
 const SQL: Duration = Duration::from_secs(1);
 /// How long a promotion may take before its caller is told that it did not end.
@@ -22,7 +21,7 @@ const PROMOTION: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Agent {
-    /// Makes the standby the primary. Checks registry, move and token itself, so that a leader that was deposed while
+    /// Makes the standby the primary. Checks registry, move, token and what the order rests on itself, so that a leader that was deposed while
     /// its order was under way promotes nothing.
     pub(crate) async fn promote(self: &Arc<Self>, order: &Promote) -> Result<Promoted, Failure> {
         let commanded = self.clock.now();
@@ -41,7 +40,7 @@ impl Agent {
         let Ok(_guard) = tokio::time::timeout(Duration::from_secs(2), self.ops.lock()).await else {
             return Err(Failure::busy("another job holds the server"));
         };
-        registry_allows(self, &order.token, order.epoch).await?;
+        self.may_promote(order).await?;
         if self.disk.fenced() {
             return Err(Failure::refused("fenced", "a commanded fence is in force on this server")
                 .hint("unfence it first; a fenced server is the old primary of a move"));

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use domicile_agent::config::{Replication, Sabotage};
 use domicile_agent::{AgentConfig, run_on};
-use domicile_api::agent::{AgentState, Fence, Fenced, Promote, Promoted, Running, Unfence};
+use domicile_api::agent::{AgentState, Consent, Fence, Fenced, Promote, Promoted, Running, Unfence};
 use domicile_api::problem::Problem;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Spec};
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::clock::Clock;
 use domicile_model::{
-    CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, MoveClaim, MoveId, Phase, Placement, RegionId,
-    Revision, SecretRef, Token, WitnessSet, World, WorldId,
+    AgentKey, CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, MoveClaim, MoveId, Phase, Placement,
+    RegionId, Revision, SecretRef, SigningKey, Token, WitnessSet, World, WorldId,
 };
 use domicile_store::memory::MemoryStore;
 use domicile_store::{Commit, Key, Op, Store, Txn};
@@ -199,6 +199,27 @@ impl Rig {
         })
         .await
         .unwrap();
+        for b in [false, true] {
+            let (state, side) = (self.state(b).await.unwrap(), if b { &self.b } else { &self.a });
+            self.trust(&side.config.region, state.key.unwrap()).await;
+        }
+    }
+
+    /// Has the registry believe the agent there by this key.
+    pub(crate) async fn trust(&self, region: &RegionId, key: SigningKey) {
+        let agent = AgentKey { cell: self.cell.clone(), region: region.clone(), key, by: None };
+        let txn = Txn::bare().put(Key::Agent(self.cell.clone(), region.clone()), &agent);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+    }
+
+    /// Puts the record of the move into the registry, as far as agents read it: forced, with this consent.
+    pub(crate) async fn record(&self, definition: &str, force: bool, accept_loss: Option<u64>) {
+        let record = serde_json::json!({"v": 1, "data": {
+            "definition": definition,
+            "request": {"cell": self.cell, "to": "us-west-2", "force": force, "accept_loss": accept_loss},
+        }});
+        let put = Op::Put(Key::Workflow(self.moving), serde_json::to_vec(&record).unwrap(), None);
+        assert!(matches!(self.store.commit(Txn::bare().op(put)).await.unwrap(), Commit::Done(_)));
     }
 
     pub(crate) async fn running(&self, b: bool, how: Running) {
@@ -289,9 +310,17 @@ impl Rig {
         epoch: u64,
         handover: Option<HandoverToken>,
     ) -> Result<Promoted, Problem> {
-        let order =
-            Promote { token: self.token("promote"), epoch: Epoch(epoch), handover, slot: "standby".into() };
-        self.call(true, "promote", &order).await
+        self.promote_on(epoch, handover, None).await
+    }
+
+    pub(crate) async fn promote_on(
+        &self,
+        epoch: u64,
+        handover: Option<HandoverToken>,
+        consent: Option<Consent>,
+    ) -> Result<Promoted, Problem> {
+        let (token, epoch, slot) = (self.token("promote"), Epoch(epoch), "standby".into());
+        self.call(true, "promote", &Promote { token, epoch, handover, consent, slot }).await
     }
 
     pub(crate) async fn sql_at(&self, address: SocketAddr, sql: &str) -> Result<String, String> {

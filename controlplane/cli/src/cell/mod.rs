@@ -3,3 +3,4 @@
 pub mod list;
 pub mod reprotect;
 pub mod show;
+pub mod trust_agent;

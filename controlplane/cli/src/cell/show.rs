@@ -1,6 +1,6 @@
 //! `domicile cell show CELL`
 
-use domicile_api::views::CellView;
+use domicile_api::views::{AgentView, CellView};
 use domicile_model::CellId;
 
 use crate::cell::list::{lag, problems};
@@ -44,7 +44,23 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
             l.standby_sample_age_ms.map_or("never".into(), |a| format!("{} ago", millis(a))),
         ));
     }
+    let agents: Vec<String> = cell.agents.iter().map(agent).collect();
+    if !agents.is_empty() {
+        pairs.push(("agents", agents.join("\n")));
+    }
     out.pairs(&pairs)?;
     problems(std::slice::from_ref(&cell), out)?;
     Ok(Exit::Ok)
+}
+
+/// By which key an agent's word is believed, and whether it is the one that it shows.
+fn agent(agent: &AgentView) -> String {
+    let region = &agent.region;
+    match (&agent.trusted, &agent.shown) {
+        (Some(trusted), Some(shown)) if trusted == shown => format!("{region} signs with {trusted}"),
+        (Some(trusted), Some(shown)) => format!("{region} signs with {shown}, but {trusted} is trusted"),
+        (Some(trusted), None) => format!("{region} not seen yet; {trusted} is trusted"),
+        (None, Some(shown)) => format!("{region} signs with {shown}, not trusted yet"),
+        (None, None) => format!("{region} no key seen yet"),
+    }
 }

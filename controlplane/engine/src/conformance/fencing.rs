@@ -62,7 +62,7 @@ pub(super) async fn a_lower_rank_is_refused_by_every_effect(bench: &Bench<'_>) {
         deposed("settle", databases.settle(cell, a, &late).await);
         deposed("fence", databases.fence(cell, a, &late, epoch, STOP, true).await);
         deposed("unfence", databases.unfence(cell, a, &late).await);
-        deposed("promote", databases.promote(cell, a, &late, epoch, None).await);
+        deposed("promote", databases.promote(cell, a, &late, epoch, None, None).await);
         deposed("follow", databases.follow(cell, a, &bench.b, Some(fork), &late).await);
         deposed("export", databases.export_losses(cell, a, fork, &late).await);
         let seen = bench.see(a).await;

@@ -16,8 +16,10 @@ pub(super) async fn what_was_lost_is_listed_before_anything_is_rewound(bench: &B
     let token = bench.token(1);
     let fenced = databases.fence(cell, a, &token, epoch, super::STOP, true).await;
     let (handover, _) = fenced.unwrap_or_else(|e| panic!("the fence: {e}"));
-    // A planned promotion would lose them, and is refused; a forced one names no handover.
-    let planned = databases.promote(cell, b, &bench.token(2), epoch, Some(&handover)).await;
+    // A planned promotion would lose them, and is refused; so is one that nothing stands for. A forced one carries consent.
+    let bare = databases.promote(cell, b, &bench.token(2), epoch, None, None).await;
+    refused("a promotion with neither handover nor consent", bare);
+    let planned = databases.promote(cell, b, &bench.token(2), epoch, Some(&handover), None).await;
     refused("a planned promotion without the last writes", planned);
     let (rank, promoted) = bench.promote(3, epoch, None).await;
     assert!(promoted.fork.at <= handover.checkpoint, "the fork lies before the lost writes: {promoted:?}");

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domicile_api::agent::Consent;
 use domicile_model::clock::pause;
 use domicile_model::{Cell, Epoch, HandoverToken, RegionId, Token};
 use futures::FutureExt;
@@ -44,6 +45,9 @@ pub trait Harness: Send + Sync {
 
     /// A user writes there, one transaction; whether it was acknowledged.
     async fn write(&self, region: &RegionId) -> bool;
+
+    /// The registry's record of the move becomes that of a forced one with this consent, which later promotions carry.
+    async fn consents(&self, consent: &Consent);
 
     /// Nothing that the first primary writes from now on reaches the first standby.
     async fn cut_replication(&self);
@@ -158,11 +162,17 @@ impl Bench<'_> {
     }
 
     /// Promotes the standby, as often as it says that it has not caught up; the rank of what succeeded and the result.
+    /// Without a handover it is a forced move, with consent in its place.
     async fn promote(&self, from: u64, epoch: Epoch, handover: Option<&HandoverToken>) -> (u64, Promoted) {
+        let consent = Consent { by: "ann".to_owned(), accept_loss: Some(1_000), accept_unknown: false };
+        let consent = Some(&consent).filter(|_| handover.is_none());
+        if let Some(consent) = consent {
+            self.harness.consents(consent).await;
+        }
         let mut attempt = from;
         loop {
             let token = self.token(attempt);
-            match self.databases.promote(&self.cell, &self.b, &token, epoch, handover).await {
+            match self.databases.promote(&self.cell, &self.b, &token, epoch, handover, consent).await {
                 Ok(promoted) => return (attempt, promoted),
                 Err(EffectError::Refused(why)) if attempt < from + 200 => {
                     eprintln!("not promoted yet: {why}");

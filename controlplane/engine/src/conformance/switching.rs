@@ -71,19 +71,25 @@ pub(super) async fn nothing_is_promoted_too_early(bench: &Bench<'_>) {
     let (databases, cell, a, b) = (&bench.databases, &bench.cell, &bench.a, &bench.b);
     bench.writes(a).await;
     // Before the registry closed the cell.
-    let early = databases.promote(cell, b, &bench.token(1), domicile_model::Epoch(2), None).await;
+    let early = databases.promote(cell, b, &bench.token(1), domicile_model::Epoch(2), None, None).await;
     refused("a promotion beside a holder", early);
     let epoch = bench.harness.close().await;
     let (handover, _) = bench.fence(2, epoch).await;
-    // Before it has everything: by a handover that lies ahead of all that was written.
+    // On a handover that was changed: it lies ahead of all that was written.
     let ahead = HandoverToken { checkpoint: Lsn(handover.checkpoint.0 + (1 << 40)), ..handover.clone() };
-    let early = databases.promote(cell, b, &bench.token(3), epoch, Some(&ahead)).await;
-    let why = refused("a promotion before catching up", early);
+    let early = databases.promote(cell, b, &bench.token(3), epoch, Some(&ahead), None).await;
+    let why = refused("a promotion on a changed handover", early);
     assert!(!why.is_empty());
     // A fenced primary is promoted by nobody.
-    refused("promoting the fenced one", databases.promote(cell, a, &bench.token(3), epoch, None).await);
+    let fenced = databases.promote(cell, a, &bench.token(3), epoch, Some(&handover), None).await;
+    refused("promoting the fenced one", fenced);
     let seen = bench.see(b).await;
     assert_eq!((seen.standby, seen.timeline, seen.writable), (Some(true), Some(1), Some(false)), "{seen:#?}");
+    // Asked beforehand, the standby's side says that it would take the real one, and stays what it is.
+    if let Err(error) = databases.accepts(cell, b, &bench.token(4), epoch, &handover).await {
+        panic!("asking whether the handover would do: {error}");
+    }
+    assert_eq!(bench.see(b).await.standby, Some(true));
     // Nothing of that is in the way of the real one.
     let (_, promoted) = bench.promote(4, epoch, Some(&handover)).await;
     assert_eq!(promoted.timeline, 2);

@@ -1,7 +1,8 @@
 //! From the point of no return to the new holder: promote, verify, switch. The same in planned and forced moves.
 
-use domicile_api::moves::{LogEvent, MoveKind};
-use domicile_model::{Moved, Phase, Placement, RegionId};
+use domicile_api::agent::Consent;
+use domicile_api::moves::{LogEvent, LossPreview, MoveKind};
+use domicile_model::{HandoverToken, Moved, Phase, Placement, RegionId};
 use domicile_store::codec::encode;
 use domicile_store::{Key, Op};
 use jiff::Timestamp;
@@ -36,7 +37,7 @@ pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
         if found.is_none() {
             fence_again(run).await?;
         }
-        let handover = run.flow.outputs.handover.clone().filter(|_| run.flow.outputs.clean);
+        let (handover, consent) = warrant(run);
         run.effect(
             "promote",
             Way::Forward,
@@ -44,9 +45,10 @@ pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
             within,
             |seen, _| promoted_already(seen).filter(|_| trusting),
             |hands, token| {
-                let handover = handover.clone();
+                let (handover, consent) = (handover.clone(), consent.clone());
                 async move {
-                    hands.databases.promote(&hands.cell, &hands.to, &token, epoch, handover.as_ref()).await
+                    let (handover, consent) = (handover.as_ref(), consent.as_ref());
+                    hands.databases.promote(&hands.cell, &hands.to, &token, epoch, handover, consent).await
                 }
             },
         )
@@ -64,6 +66,23 @@ pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
     })
     .await
     .map(|_| ())
+}
+
+/// What the promotion rests on. A planned move: the old primary's signed word. A forced one: consent, and the word too
+/// where nothing is lost, so that the new primary checks once more that nothing is.
+fn warrant(run: &Run) -> (Option<HandoverToken>, Option<Consent>) {
+    let flow = &run.flow;
+    let handover = flow.outputs.handover.clone().filter(|_| flow.outputs.clean);
+    if flow.definition != MoveKind::Failover {
+        return (handover, None);
+    }
+    let lost = flow.facts.preview_at_promotion.as_ref().and_then(LossPreview::total);
+    let consent = Consent {
+        by: flow.by.clone(),
+        accept_loss: flow.outputs.consented.or(flow.request.accept_loss),
+        accept_unknown: flow.request.accept_unknown,
+    };
+    (handover.filter(|_| lost == Some(0)), Some(consent))
 }
 
 /// A new leader promotes only on a fence under its own token: whatever an earlier leader still sends to the old

@@ -2,15 +2,19 @@
 //! failure turns it back; it never becomes a forced move by itself.
 
 use domicile_api::moves::LogEvent;
-use domicile_model::clock::pause;
-use domicile_model::{Phase, Placement};
+use domicile_model::clock::{BootTime, pause};
+use domicile_model::{HandoverToken, Phase, Placement};
 
 use crate::definitions::{no_such_step, promotion, reprotect, stop};
 use crate::effect::Way;
 use crate::error::Halt;
 use crate::failpoint::Point;
+use crate::provider::EffectError;
 use crate::record::Standing;
-use crate::run::{Edge, Right, Run};
+use crate::run::{Edge, Pace, Right, Run};
+
+/// How often the new primary's side is asked whether it would take the handover, before the move turns back.
+const ACCEPT_TRIES: u32 = 3;
 
 pub(crate) const STEPS: &[&str] = &[
     "claim",
@@ -93,7 +97,10 @@ async fn fence(run: &mut Run) -> Result<(), Halt> {
             "the old primary stopped, but not cleanly: nothing can be handed over".into(),
         ));
     }
-    run.done("", |flow| {
+    let signed =
+        handover.seal.as_ref().map_or("not signed".to_owned(), |s| format!("signed with key {}", s.key));
+    let note = format!("handed over at {} on timeline {}, {signed}", handover.checkpoint, handover.timeline);
+    run.done(&note, |flow| {
         flow.facts.stopped_by = Some("fenced".to_owned());
         flow.facts.fence_wait_ms = stop::since(flow.outputs.closed_at);
         flow.outputs.handover = Some(handover);
@@ -110,11 +117,41 @@ async fn catch_up(run: &mut Run) -> Result<(), Halt> {
         return Err(Halt::Turn("the old primary handed nothing over".to_owned()));
     };
     run.reach(Point::BeforeEffect).await;
+    let (accepted, caught_up) = tokio::join!(accepted(run, &handover), replayed(run, &handover, deadline));
+    accepted?;
+    caught_up?;
+    run.reach(Point::AfterEffect).await;
+    run.done("", |_| ()).await.map(|_| ())
+}
+
+/// The new primary's side would promote on this handover. It asks itself again when it does, but then nothing turns back
+/// any more: a token that it does not believe must show while the old primary can still be opened again.
+async fn accepted(run: &Run, handover: &HandoverToken) -> Result<(), Halt> {
+    if run.options().sabotage.skip_acceptance {
+        return Ok(());
+    }
+    let (hands, epoch, token) = (run.hands(), stop::closed_epoch(run)?, run.next_token("promote"));
+    let mut pace = Pace::new(run.options().backoff);
+    let mut why = String::new();
+    for _ in 0..ACCEPT_TRIES {
+        let asked = hands.databases.accepts(&hands.cell, &hands.to, &token, epoch, handover);
+        why = match tokio::time::timeout(run.options().call, asked).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(EffectError::Deposed(why))) => return Err(Halt::Deposed(why)),
+            Ok(Err(EffectError::Refused(why) | EffectError::Unknown(why))) => why,
+            Err(_) => format!("no answer from {} in time", run.flow.to),
+        };
+        pace.wait(&why).await;
+    }
+    Err(Halt::Turn(format!("the new primary would not be promoted on this handover: {why}")))
+}
+
+/// The standby has replayed past the handed-over position, by now or until the deadline.
+async fn replayed(run: &Run, handover: &HandoverToken, deadline: BootTime) -> Result<(), Halt> {
     loop {
         let seen = run.observe(&run.to()).await;
         if seen.replayed.is_some_and(|at| at > handover.checkpoint) {
-            run.reach(Point::AfterEffect).await;
-            return run.done("", |_| ()).await.map(|_| ());
+            return Ok(());
         }
         if run.now() >= deadline {
             let at = seen.replayed.map_or("an unknown position".to_owned(), |at| at.to_string());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Fork, LossReport, LostTransaction};
+use domicile_api::agent::{Consent, Fork, LossReport, LostTransaction};
 use domicile_model::clock::pause;
 use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
 
@@ -98,6 +98,7 @@ impl Databases for FakeDatabases {
             streaming: Some(server.streaming),
             not_streaming: None,
             fence: server.fence.clone(),
+            key: Some(super::key_of(at)),
             highest: server.highest.clone(),
             follow: server.follow.clone(),
             losses: server.losses.clone(),
@@ -136,6 +137,7 @@ impl Databases for FakeDatabases {
                 timeline: server.timeline,
                 checkpoint: lsn(server.checkpoint),
                 token: token.clone(),
+                seal: None,
             };
             (server.writable, server.standby, server.streaming) = (false, false, false);
             server.fence = Some((handover.clone(), clean));
@@ -162,6 +164,21 @@ impl Databases for FakeDatabases {
         .await
     }
 
+    async fn accepts(
+        &self,
+        _: &Cell,
+        at: &RegionId,
+        _: &Token,
+        _: Epoch,
+        _: &HandoverToken,
+    ) -> Result<(), EffectError> {
+        let world = self.0.world();
+        match world.disbelieves {
+            true => Err(EffectError::Refused(format!("{at} does not believe this handover"))),
+            false => Ok(()),
+        }
+    }
+
     async fn promote(
         &self,
         _: &Cell,
@@ -169,6 +186,7 @@ impl Databases for FakeDatabases {
         token: &Token,
         _: Epoch,
         handover: Option<&HandoverToken>,
+        consent: Option<&Consent>,
     ) -> Result<Promoted, EffectError> {
         let fence = self.0.registry.constants.fence();
         let now = self.0.clock.now();
@@ -178,6 +196,12 @@ impl Databases for FakeDatabases {
             if let Some(fork) = server.fork.filter(|_| server.writable) {
                 server.slots = true;
                 return Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork });
+            }
+            if world.disbelieves
+                || (handover.is_none() && consent.is_none())
+                || (world.planned && consent.is_some())
+            {
+                return Err(EffectError::Refused(format!("{at} does not believe this handover")));
             }
             let server = &world.servers[at];
             if !server.standby {

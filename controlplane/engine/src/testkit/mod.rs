@@ -14,8 +14,9 @@ use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
 use domicile_model::{
-    BootId, Cell, CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, Phase, Placement, Region,
-    RegionId, Residency, Role, RouterId, SecretRef, Tenant, TenantId, Token, WitnessSet, World, WorldId,
+    AgentKey, BootId, Cell, CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, Phase, Placement,
+    Region, RegionId, Residency, Role, RouterId, SecretRef, SigningKey, Tenant, TenantId, Token, WitnessSet,
+    World, WorldId,
 };
 use domicile_store::{Commit, Entry, Key, Leadership, MemoryStore, Op, Store, Txn};
 
@@ -73,6 +74,8 @@ pub(crate) struct World2 {
     pub(crate) twice: bool,
     /// A server that ignores tokens: the switch that shows what they are for.
     pub(crate) ignore_tokens: bool,
+    /// B takes no handover for the old primary's word.
+    pub(crate) disbelieves: bool,
     pub(crate) violations: Vec<String>,
     /// Every placement that was ever seen, in order.
     pub(crate) placements: Vec<Placement>,
@@ -104,6 +107,15 @@ pub(crate) fn region(text: &str) -> RegionId {
 
 pub(crate) fn router(text: &str) -> RouterId {
     RouterId::new(text).unwrap()
+}
+
+/// What the agent there signs with. The simulation checks no signatures.
+fn key_of(at: &RegionId) -> SigningKey {
+    SigningKey { id: format!("id of {at}"), public: format!("key of {at}") }
+}
+
+fn agent_key(cell: &Cell, at: &str) -> AgentKey {
+    AgentKey { cell: cell.id.clone(), region: region(at), key: key_of(&region(at)), by: None }
 }
 
 fn server(writable: bool) -> Server {
@@ -169,6 +181,7 @@ impl Sim {
             faults: Vec::new(),
             twice: false,
             ignore_tokens: false,
+            disbelieves: false,
             violations: Vec::new(),
             placements: vec![placement.clone()],
             closed_at: None,
@@ -199,7 +212,9 @@ impl Sim {
             .put(Key::Region(region(B)), &country(B, "US"))
             .put(Key::Cell(cell.id.clone()), &cell)
             .put(Key::Tenant(tenant.id.clone()), &tenant)
-            .put(Key::Placement(cell.id.clone()), &placement);
+            .put(Key::Placement(cell.id.clone()), &placement)
+            .put(Key::Agent(cell.id.clone(), region(A)), &agent_key(&cell, A))
+            .put(Key::Agent(cell.id.clone(), region(B)), &agent_key(&cell, B));
         assert!(matches!(store.commit(txn).await, Ok(Commit::Done(_))));
         let sim = Self { store, clock, hand, world: Arc::new(Mutex::new(world)), cell, registry };
         sim.announce(Role::Gate, "gate-a", A).await;

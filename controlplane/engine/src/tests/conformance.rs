@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use domicile_api::agent::Consent;
 use domicile_model::{Cell, ClosedReason, Epoch, LeaderFence, MoveId, Phase, Placement, RegionId, Token};
 use domicile_store::codec::decode;
 use domicile_store::right::take_right;
@@ -73,6 +74,10 @@ impl Harness for Simulated {
 
     async fn write(&self, region: &RegionId) -> bool {
         self.sim.write(region)
+    }
+
+    async fn consents(&self, _: &Consent) {
+        self.sim.world().planned = false;
     }
 
     async fn cut_replication(&self) {

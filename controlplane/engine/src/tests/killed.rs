@@ -171,6 +171,7 @@ const NEVER: Death = Death {
     half: false,
     refuse: None,
     sabotage: Sabotage {
+        skip_acceptance: false,
         skip_wait: false,
         skip_loss_check: false,
         forget_intent: false,

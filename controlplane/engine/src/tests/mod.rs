@@ -3,6 +3,7 @@
 mod conformance;
 mod deposed;
 mod faults;
+mod handover;
 mod happy;
 mod killed;
 mod loss;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domicile_api::agent::{
-    AgentState, ExportLosses, Fence, Fenced, Follow, Fork, LossReport, ProgressStatus, Promote,
+    AgentState, Consent, ExportLosses, Fence, Fenced, Follow, Fork, LossReport, ProgressStatus, Promote,
     Promoted as Answer, Running, Settle, Unfence,
 };
 use domicile_engine::provider::{Databases, EffectError, Job, Observation, Promoted, Sample};
@@ -145,6 +145,25 @@ impl Databases for PostgresDatabases {
         self.ask::<_, AgentState>(agent, "unfence", &order, Duration::from_secs(5)).await.map(drop)
     }
 
+    async fn accepts(
+        &self,
+        cell: &Cell,
+        region: &RegionId,
+        token: &Token,
+        epoch: Epoch,
+        handover: &HandoverToken,
+    ) -> Result<(), EffectError> {
+        let agent = self.endpoint(cell, region)?.agent;
+        let order = Promote {
+            token: token.clone(),
+            epoch,
+            handover: Some(handover.clone()),
+            consent: None,
+            slot: self.config.slot.clone(),
+        };
+        self.order(agent, "promote/check", &order, Duration::from_secs(3)).await
+    }
+
     async fn promote(
         &self,
         cell: &Cell,
@@ -152,12 +171,14 @@ impl Databases for PostgresDatabases {
         token: &Token,
         epoch: Epoch,
         handover: Option<&HandoverToken>,
+        consent: Option<&Consent>,
     ) -> Result<Promoted, EffectError> {
         let agent = self.endpoint(cell, region)?.agent;
         let order = Promote {
             token: token.clone(),
             epoch,
             handover: handover.cloned(),
+            consent: consent.cloned(),
             slot: self.config.slot.clone(),
         };
         let done: Answer = self.ask(agent, "promote", &order, Duration::from_secs(5)).await?;
@@ -241,6 +262,7 @@ fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     seen.streaming = state.streaming;
     seen.not_streaming = state.not_streaming.map(|why| format!("{place}: {why}"));
     seen.fence = state.fence.map(|f| (f.handover, f.clean));
+    seen.key = state.key;
     seen.highest = state.highest;
     let job = |p: domicile_api::agent::Progress| Job {
         token: p.token,

@@ -9,10 +9,12 @@ use axum::{Json, response::IntoResponse, response::Response};
 use domicile_api::problem::{Mistake, Problem};
 use domicile_api::views::{
     AGE_MS, ApplyReport, ApplyRequest, CellView, LEADER, RegionView, RouteView, Status, TenantView,
+    TrustRequest,
 };
 use domicile_model::Tenant;
 use http::HeaderValue;
 
+use crate::agents::{self, TrustError};
 use crate::app::{App, View};
 use crate::apply::{self, Applier};
 use crate::current::Current;
@@ -60,7 +62,8 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
 fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellView {
     let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
     let health = cell.database.as_ref().and_then(|_| app.engine.sampler().health(&cell.id));
-    CellView { health, ..views::cell(current, cell, lag) }
+    let agents = agents::views(app, current, cell);
+    CellView { health, agents, ..views::cell(current, cell, lag) }
 }
 
 pub(crate) async fn regions(Extension(view): Extension<View>) -> Json<Vec<RegionView>> {
@@ -84,6 +87,55 @@ pub(crate) async fn cell(
     let current = &view.current;
     let cell = current.fleet.cells.get(id.as_str()).ok_or_else(|| missing("cell", &id, "cell list"))?;
     Ok(Json(cell_view(&app, current, cell)))
+}
+
+/// On the leader only: followers have passed it on.
+pub(crate) async fn trust_agent(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<CellView>, Refusal> {
+    let request: TrustRequest = input::json(body, input::SMALL).await?;
+    let led = app.led().ok_or_else(no_leader)?;
+    let unknown = || missing("cell", &id, "cell list");
+    let known: domicile_model::CellId = id.parse().map_err(|_| unknown())?;
+    let task = {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            let _turn = app.changes.lock().await;
+            if !app.look().await?.current.fleet.cells.contains_key(&known) {
+                return Ok(false);
+            }
+            agents::trust(&app, &led, &by.0, &known, &request).await?;
+            Ok::<_, Refusal>(true)
+        })
+    };
+    let found = task.await.map_err(|e| {
+        tracing::error!(error = %e, "a change of trust ended early");
+        Refusal::from(
+            Problem::new("internal", "Internal error", 500, "the change ended early")
+                .hint("`domicile cell show` tells which key is trusted"),
+        )
+    })??;
+    let current = app.look().await?.current;
+    let cell = current.fleet.cells.get(id.as_str()).filter(|_| found).ok_or_else(unknown)?;
+    Ok(Json(cell_view(&app, &current, cell)))
+}
+
+impl From<TrustError> for Refusal {
+    fn from(error: TrustError) -> Self {
+        let text = error.to_string();
+        match error {
+            TrustError::NotShown(_) => Problem::new("key-not-shown", "Key not shown", 409, text)
+                .hint("`domicile cell show` tells which key it shows; trust that one only if you know why it changed")
+                .into(),
+            TrustError::Conflict => Problem::new("conflict", "Conflict", 503, text)
+                .hint("look with `domicile cell show`, then ask again")
+                .into(),
+            TrustError::Store(error) => error.into(),
+        }
+    }
 }
 
 pub(crate) async fn tenants(Extension(view): Extension<View>) -> Json<Vec<TenantView>> {

@@ -32,6 +32,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/apply", post(fleet::apply))
         .route("/v1/moves", post(moves::start))
         .route("/v1/cells/{id}/reprotect", post(moves::reprotect))
+        .route("/v1/cells/{id}/trust-agent", post(fleet::trust_agent))
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
         .route("/v1/moves/{id}/skip", post(moves::skip))

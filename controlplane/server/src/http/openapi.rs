@@ -5,12 +5,18 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 24] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 25] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
     ("get", "/v1/cells/{id}", "One cell.", None),
     ("post", "/v1/cells/{id}/reprotect", "Builds the cell's standby: attached, rewound or anew.", None),
+    (
+        "post",
+        "/v1/cells/{id}/trust-agent",
+        "Believes the word of a cell's agent by the key that it shows now.",
+        Some("TrustRequest"),
+    ),
     ("get", "/v1/tenants", "All tenants.", None),
     ("get", "/v1/tenants/{id}", "One tenant.", None),
     ("get", "/v1/tenants/{id}/route", "Where a request of the tenant goes now, and why.", None),
@@ -134,6 +140,11 @@ fn schemas() -> Value {
                 "cells": { "type": "array", "items": text }, "reason": text,
             },
         },
+        "TrustRequest": {
+            "type": "object",
+            "required": ["region", "key"],
+            "properties": { "region": text, "key": text, "reason": text },
+        },
         "RetryRequest": {
             "type": "object",
             "properties": { "accept_loss": count, "accept_unknown": flag },
@@ -145,7 +156,7 @@ fn schemas() -> Value {
 mod tests {
     use super::*;
     use domicile_api::moves::{MoveRequest, ReasonRequest, RetryRequest};
-    use domicile_api::views::{ApplyRequest, FreezeRequest};
+    use domicile_api::views::{ApplyRequest, FreezeRequest, TrustRequest};
 
     fn names(value: &Value) -> Vec<String> {
         value.as_object().unwrap().keys().cloned().collect()
@@ -170,7 +181,9 @@ mod tests {
             cells: [].into(),
             reason: String::new(),
         };
+        let trust = TrustRequest { region: "r".parse().unwrap(), key: String::new(), reason: String::new() };
         for (name, value) in [
+            ("TrustRequest", serde_json::to_value(trust).unwrap()),
             ("ApplyRequest", serde_json::to_value(apply).unwrap()),
             ("MoveRequest", serde_json::to_value(start).unwrap()),
             ("ReasonRequest", serde_json::to_value(ReasonRequest { reason: String::new() }).unwrap()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Fork, LossReport};
+use domicile_api::agent::{Consent, Fork, LossReport};
 use domicile_api::problem::Problem;
 use domicile_engine::provider::{
     Databases, EffectError, Observation, PrimarySample, Promoted, Sample, StandbySample,
@@ -63,6 +63,13 @@ fn refuse<T>() -> Result<T, EffectError> {
     Err(EffectError::Refused("this server does nothing".into()))
 }
 
+/// What every agent of these tests signs with.
+pub(crate) fn shown_key() -> domicile_model::SigningKey {
+    let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let key: domicile_seal::keys::PublicKey = public.parse().unwrap();
+    domicile_seal::handover::published(&key)
+}
+
 #[async_trait]
 impl Databases for Idle {
     async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation {
@@ -76,6 +83,7 @@ impl Databases for Idle {
             flushed: primary.then_some(Lsn(100)),
             replayed: (!primary).then_some(Lsn(100)),
             streaming: Some(true),
+            key: Some(shown_key()),
             loss_slot: Some(true),
             prepared_transactions: Some(0),
             can_rewind: Some(true),
@@ -99,6 +107,16 @@ impl Databases for Idle {
     async fn unfence(&self, _: &Cell, _: &RegionId, _: &Token) -> Result<(), EffectError> {
         if self.obstinate { refuse() } else { Ok(()) }
     }
+    async fn accepts(
+        &self,
+        _: &Cell,
+        _: &RegionId,
+        _: &Token,
+        _: Epoch,
+        _: &HandoverToken,
+    ) -> Result<(), EffectError> {
+        refuse()
+    }
     async fn promote(
         &self,
         _: &Cell,
@@ -106,6 +124,7 @@ impl Databases for Idle {
         _: &Token,
         _: Epoch,
         _: Option<&HandoverToken>,
+        _: Option<&Consent>,
     ) -> Result<Promoted, EffectError> {
         refuse()
     }

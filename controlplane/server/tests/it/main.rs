@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
 
+mod agents;
 mod api;
 mod brakes;
 mod common;
