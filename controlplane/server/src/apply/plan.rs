@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use domicile_api::views::PlannedChange;
+use domicile_engine::witnesses::choose;
 use domicile_model::fleet::HostClaim;
 use domicile_model::invariants::may_serve;
 use domicile_model::validate::violations;
@@ -207,7 +208,7 @@ impl<'a> Planner<'a> {
                         }
                     }
                 }
-                None => match first_placement(cell) {
+                None => match first_placement(cell, self.current) {
                     Ok(first) => unit.join(first),
                     Err(why) => self.refuse("cell", id, why),
                 },
@@ -387,8 +388,13 @@ fn singular(head: &str) -> &'static str {
     }
 }
 
-/// The placement that a new cell begins with: at home, without witnesses until enough of them are there.
-fn first_placement(cell: &Cell) -> Result<Unit, String> {
+/// The placement that a new cell begins with: at home, with its witnesses if enough of them are up. Naming them later
+/// raises the epoch, and costs the answers that are under way then.
+fn first_placement(cell: &Cell, current: &Current) -> Result<Unit, String> {
+    let up = current.witnesses.values().filter(|w| current.routers.contains_key(&w.id));
+    let chosen = choose(cell, &up.cloned().collect::<Vec<_>>());
+    // With fewer than three, losing one region could stop the cell: the reconciler waits for more to register.
+    let members = if chosen.len() < 3 { BTreeSet::new() } else { chosen };
     let placement = Placement {
         cell: cell.id.clone(),
         epoch: domicile_model::Epoch::FIRST,
@@ -396,7 +402,7 @@ fn first_placement(cell: &Cell) -> Result<Unit, String> {
         standby: Some(cell.dr.clone()),
         phase: domicile_model::Phase::Serving,
         moving: None,
-        witnesses: WitnessSet::of(BTreeSet::new()),
+        witnesses: WitnessSet::of(members),
     };
     let txn = right::first_right(Txn::bare(), &placement).map_err(|e| e.to_string())?;
     Ok(Unit { what: Vec::new(), when: txn.when, then: txn.then })

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use domicile_model::clock::{Clock, ManualClock};
 use domicile_model::{
-    CellId, FenceConstants, Fleet, MoveClaim, MoveId, Placement, RegionId, Revision, World,
+    BootId, CellId, FenceConstants, Fleet, MoveClaim, MoveId, Placement, RegionId, Revision, Role, RouterId,
+    RouterState, WitnessState, World,
 };
 use domicile_store::lead::{Attempt, Candidate, Reign};
 use domicile_store::memory::{LostAnswer, MemoryStore};
@@ -146,6 +147,45 @@ async fn a_first_apply_writes_everything_once_with_history_and_audit() {
     let again = bench.apply(SMALL, false).await.unwrap();
     assert!(again.changes.is_empty(), "{:?}", again.changes);
     assert_eq!(bench.store.revision(), before, "nothing to do wrote something");
+}
+
+/// Naming them later would raise the epoch under the first users.
+#[tokio::test]
+async fn a_new_cell_begins_with_the_witnesses_that_are_up() {
+    let bench = Bench::new().await;
+    let routers = [
+        ("gate-a", "us-east-1", Role::Gate, true),
+        ("gate-b", "us-west-2", Role::Gate, true),
+        ("edge-e", "eu-west-1", Role::Edge, true),
+        // The first by name, and gone.
+        ("edge-a", "eu-central-1", Role::Edge, false),
+    ];
+    for (id, region, role, up) in routers {
+        let (id, region) = (RouterId::new(id).unwrap(), RegionId::new(region).unwrap());
+        let boot = BootId::new();
+        let at = "127.0.0.1:1".parse().unwrap();
+        let witness = WitnessState {
+            id: id.clone(),
+            region: region.clone(),
+            role,
+            boot,
+            quiet: Revision::ZERO,
+            peer: at,
+        };
+        let mut txn = Txn::in_world(&bench.world).put(Key::Witness(id.clone()), &witness);
+        if up {
+            let (world, applied, busy) = (bench.world.id, Revision::ZERO, [].into());
+            let state = RouterState { id: id.clone(), role, region, boot, world, applied, busy, listen: at };
+            txn = txn.put(Key::Router(id), &state);
+        }
+        bench.store.commit(txn).await.unwrap();
+    }
+    bench.apply(SMALL, false).await.unwrap();
+    let (mercy, _) = bench.placement("mercy").await;
+    let names: Vec<&str> = mercy.witnesses.members.iter().map(RouterId::as_str).collect();
+    assert_eq!((names.as_slice(), mercy.epoch.0), (["edge-e", "gate-a", "gate-b"].as_slice(), 1));
+    let (nhs, _) = bench.placement("nhs").await;
+    assert!(nhs.witnesses.members.is_empty(), "too few for its regions: {nhs:?}");
 }
 
 #[tokio::test]
