@@ -26,7 +26,7 @@ async fn routers_that_hear_late_or_nothing_cost_no_request() {
     // The one that hears nothing drops off the list; the late ones stay on it.
     scene.listed(|routers| !routers.contains(DEAF) && routers.contains(&gate)).await;
     let load = scene.load().await;
-    let started = scene.operator.start(MOVING, &to, &[]).await.unwrap();
+    let started = scene.start(MOVING, &to).await;
     let ended = scene.end_of(&started).await;
     assert_eq!(ended.status, MoveStatus::Done, "{ended:#?}");
     scene.nothing_failed_and_nothing_is_lost(load).await;

@@ -49,7 +49,7 @@ async fn a_move_whose_leader_dies(scene: &mut Scene, step: &str, point: &str, ex
     let (from, to) = scene.ready_to_move(MOVING).await;
     let before = scene.timeline(MOVING, &from).await;
     let load = scene.load().await;
-    let started = scene.operator.start(MOVING, &to, &[]).await.unwrap();
+    let started = scene.start(MOVING, &to).await;
     let ends = || async { scene.state_of(&leader).await == "stopped" };
     if let Err(late) = wait::eventually(LONG, "the leader ends at its failpoint", ends).await {
         panic!("{failpoint}: {late}: {:#?}", scene.operator.show_move(&started.id.to_string()).await);

@@ -123,6 +123,15 @@ impl Scene {
         wait::eventually(LONG, "the list of routers is as it should be", there).await.unwrap();
     }
 
+    /// Starts a planned move as soon as every check lets it: on a busy machine a sample may come late.
+    pub(crate) async fn start(&self, cell: &str, to: &str) -> MoveView {
+        let started = || async { self.operator.start(cell, to, &[]).await.ok() };
+        match wait::eventually(LONG, "the move starts", started).await {
+            Ok(view) => view,
+            Err(late) => panic!("{late}: {:#?}", self.operator.plan(cell, to, &[]).await),
+        }
+    }
+
     /// Starts a forced move with consent to any loss, and waits until the new region serves.
     pub(crate) async fn forced(&self, cell: &str, to: &str) -> MoveView {
         let extra = ["--force", "--accept-loss", "1000000", "--reason", "a test"];
