@@ -1,6 +1,8 @@
 //! What a promotion rests on: the old primary's signed word in a planned move, consent in a forced one. Nothing else
 //! promotes, and beside it stands the agent that takes anything.
 
+#![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
+
 mod rig;
 
 use std::os::unix::fs::PermissionsExt;
