@@ -35,7 +35,7 @@ pub(crate) fn reason(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// Commits a change with its audit entry, fenced. `kept`: what must hold besides.
+/// Commits a change with its audit entry, fenced. `kept`: a key that must be absent besides; whether it was.
 async fn commit(
     app: &App,
     by: &Operator,
@@ -47,15 +47,13 @@ async fn commit(
     let audit = AuditEntry::now(&by.0, &app.name, action, vec![what]).write();
     let mut txn = Txn::fenced(&led.world, &led.leadership).op(op).op(audit);
     let fences = txn.when.len();
-    txn.when.extend(kept);
+    txn.when.extend(kept.clone());
     match app.store.commit(txn).await? {
         Commit::Done(_) => Ok(true),
         Commit::Refused { current, .. } => {
-            let leader = current.get(1).and_then(Option::as_ref);
-            if fences > 1 && leader.is_none_or(|e| e.value != led.leadership.value) {
-                return Err(no_leader());
-            }
-            Ok(false)
+            // Only what was to hold besides may fail and be told apart; else this control plane does not lead any more.
+            let besides = kept.is_some() && current.get(fences).is_some_and(Option::is_some);
+            if besides { Ok(false) } else { Err(no_leader()) }
         }
     }
 }
