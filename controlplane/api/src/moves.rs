@@ -1,7 +1,7 @@
 //! A move of a cell, as people and programs see it.
 
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, MoveId, RegionId, TenantId};
+use domicile_model::{CellId, Epoch, MoveId, Need, RegionId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,69 @@ pub struct MovePlan {
     pub preview: Option<LossPreview>,
     /// The steps, by name and in order.
     pub steps: Vec<String>,
+    /// How many people must approve it after its start. None: it waits for nobody.
+    #[serde(default)]
+    pub approval: Need,
+    /// How long it waits for them before it ends, in milliseconds; none where it waits for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_expires_ms: Option<u64>,
+}
+
+/// The approval that a move waits for, or went on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// How many people must approve. Whoever asked for the move is never one of them.
+    pub need: Need,
+    /// What they approve: SHA-256, in hexadecimal, over the canonical JSON (RFC 8785) of the plan and of what its checks
+    /// saw.
+    pub hash: String,
+    /// What the checks saw, numbers left out: what it says changes only when the situation does.
+    pub saw: Vec<Seen>,
+    /// Who has approved just that.
+    #[serde(default)]
+    pub given: Vec<Approved>,
+    /// When waiting ends: then the move is over, and nothing was changed.
+    pub until: Timestamp,
+    /// How long it waits, in milliseconds, each time that it asks.
+    pub expires_ms: u64,
+    /// How often approvals were void because what the checks saw had changed.
+    #[serde(default)]
+    pub voided: u32,
+}
+
+/// What a check saw, numbers left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The check.
+    pub name: String,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// Why, each number replaced by `#`.
+    pub why: String,
+}
+
+/// One person's approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approved {
+    /// Who.
+    pub by: String,
+    /// When, by the leader's wall clock.
+    pub at: Timestamp,
+    /// Of what: the hash that this person was shown.
+    pub hash: String,
+    /// What was said with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// `POST /v1/moves/{id}/approve`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApproveRequest {
+    /// The hash of what is approved, as the move shows it. Approving something else is refused.
+    pub hash: String,
+    /// For the audit log and the move's own.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// How a move stands.
@@ -196,6 +259,9 @@ pub struct MoveView {
     /// Who holds it up and why, if somebody does: it goes on when that is lifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
+    /// The approval that it waits for or went on with, where one is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// The step that runs, or ran last.
     pub step: String,
     /// All steps of the definition.
@@ -267,6 +333,16 @@ pub struct MoveFacts {
     pub skipped: Vec<String>,
     /// Lost transactions found on the old primary, the product's own left out.
     pub lost_transactions: Option<u64>,
+    /// From the start until enough people had approved, in milliseconds. None: nobody's approval was asked for.
+    pub approval_ms: Option<u64>,
+}
+
+impl MoveView {
+    /// The approval that the move waits for now; none if it does not wait for people.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<&Approval> {
+        self.approval.as_ref().filter(|_| self.status == MoveStatus::Running && self.step == "approve")
+    }
 }
 
 /// An entry of a move's log.
@@ -309,4 +385,6 @@ pub enum LogEvent {
     Verb,
     /// A person has decided to go on without it.
     Skipped,
+    /// People are asked for their approval; again, where what they approved has changed.
+    Asked,
 }

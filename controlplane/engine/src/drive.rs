@@ -29,6 +29,10 @@ pub(crate) async fn drive(run: &mut Run) -> Result<(), String> {
             MoveStatus::Done | MoveStatus::RolledBack { .. } | MoveStatus::Stuck { .. } => return Ok(()),
         };
         let Err(halt) = result else { continue };
+        if matches!(halt, Halt::Waits) {
+            // Whoever looks for unfinished moves takes it up again, also to see that its time is up.
+            return Ok(());
+        }
         tracing::info!(id = %run.flow.id, cell = %run.cell.id, step, %halt, "the step halted");
         if let Err(next) = answer(run, halt).await {
             match next {
@@ -42,7 +46,7 @@ pub(crate) async fn drive(run: &mut Run) -> Result<(), String> {
 
 async fn answer(run: &mut Run, halt: Halt) -> Result<(), Halt> {
     match halt {
-        Halt::Deposed(_) | Halt::Conflict => Err(halt),
+        Halt::Deposed(_) | Halt::Conflict | Halt::Waits => Err(halt),
         Halt::Stuck(why) => run.stuck(&why).await,
         // Only a planned move turns back by itself. A forced one would have to reach the server that it was started
         // for because nobody could: that is a person's choice.

@@ -26,6 +26,9 @@ pub enum MoveError {
         "cell {0} is being moved or was changed meanwhile: look at it (`domicile cell show {0}`) and ask again"
     )]
     Busy(CellId),
+    /// This person may not say that to this move.
+    #[error("{0}")]
+    NotYours(String),
     /// The verb does not fit how the move stands.
     #[error("{0}")]
     NotNow(String),
@@ -60,6 +63,9 @@ pub(crate) enum Halt {
     /// The record or the placement is not what was read: read again.
     #[error("the registry changed meanwhile")]
     Conflict,
+    /// The step waits for people: nothing is to be done until one of them speaks, or their time is up.
+    #[error("it waits for approval")]
+    Waits,
     /// The step can't be done: back, if there is a way back, else a person is needed.
     #[error("{0}")]
     Turn(String),

@@ -5,6 +5,7 @@
 //! result after; whoever resumes looks before it acts ([`effect`]). The moves themselves read top to bottom like a
 //! runbook ([`definitions`]). The engine knows no SQL and no HTTP: [`provider::Databases`] does.
 
+mod approval;
 mod brakes;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod failpoint;
 pub mod lossmath;
 pub mod options;
+mod plan;
 pub mod prechecks;
 pub mod provider;
 pub mod record;

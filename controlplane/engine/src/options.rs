@@ -48,6 +48,9 @@ pub struct Options {
     pub max_sample_age: Duration,
     /// Shortest time between two planned moves of a cell: one that goes back and forth helps nobody. Zero: none.
     pub min_interval: Duration,
+    /// The wall clock, for what people agreed on: how long an approval is waited for. No decision about who may write
+    /// rests on it.
+    pub wall: fn() -> jiff::Timestamp,
     /// Points at which tests and chaos stop the engine.
     pub failpoints: Arc<dyn Failpoints>,
     pub(crate) sabotage: Sabotage,
@@ -74,6 +77,7 @@ impl Default for Options {
             max_lag_bytes: 64 << 20,
             max_sample_age: Duration::from_secs(5),
             min_interval: Duration::ZERO,
+            wall: jiff::Timestamp::now,
             failpoints: Arc::new(NoFailpoints),
             sabotage: Sabotage::default(),
         }
@@ -104,4 +108,6 @@ pub(crate) struct Sabotage {
     pub(crate) skip_acceptance: bool,
     /// Take a server that is seen to write for promoted, without its agent's answer.
     pub(crate) trust_sight: bool,
+    /// Go on with the approvals as they are, without looking whether what was approved still holds.
+    pub(crate) trust_approvals: bool,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use domicile_api::moves::{Check, LossPreview, MoveRequest, Verdict};
 use domicile_api::views::LagView;
 use domicile_model::invariants::may_serve;
-use domicile_model::{Phase, Role, TenantId};
+use domicile_model::{MoveId, Phase, Role, TenantId};
 use jiff::Timestamp;
 
 use crate::brakes;
@@ -23,6 +23,8 @@ pub(crate) struct Looked<'a> {
     pub(crate) lag: Option<LagView>,
     pub(crate) preview: Option<&'a LossPreview>,
     pub(crate) options: &'a Options,
+    /// The move that is looked at again, which is no other move.
+    pub(crate) own: Option<MoveId>,
     /// By the wall clock, for what people agreed on.
     pub(crate) now: Timestamp,
 }
@@ -87,7 +89,7 @@ fn registry(on: &Looked<'_>) -> Check {
 
 fn no_other_move(on: &Looked<'_>) -> Check {
     let cell = &on.snapshot.cell.id;
-    if on.snapshot.claimed {
+    if on.snapshot.claimed.is_some() && on.snapshot.claimed != on.own {
         let why = format!(
             "cell {cell} is already being moved: `domicile failover show {cell}` tells how it stands"
         );

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domicile_api::agent::Fork;
 use domicile_api::moves::{
-    LogEntry, LogEvent, MoveFacts, MoveKind, MoveRequest, MoveStatus, MoveView, Paused,
+    Approval, LogEntry, LogEvent, MoveFacts, MoveKind, MoveRequest, MoveStatus, MoveView, Paused,
 };
 use domicile_model::token::Lsn;
 use domicile_model::{CellId, HandoverToken, MoveId, RegionId, RouterId, Token};
@@ -42,6 +42,9 @@ pub struct Workflow {
     /// Who holds it up, if somebody does.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// The approval that it waits for or went on with; none where nobody is asked.
+    #[serde(default)]
+    pub approval: Option<Approval>,
     /// Whether it goes back, also while it is stuck doing so.
     pub back: bool,
     /// Why it goes back.
@@ -194,6 +197,7 @@ impl Standing {
             (S::Stuck, E::Verb) => S::Answered,
             // A wish that changes nothing about the step: to pause, to go on, to turn back.
             (same, E::Verb) => same,
+            (S::Untouched, E::Asked) => S::Untouched,
             (S::Untouched | S::Intended | S::Failed | S::Unknown | S::Answered, E::Skipped) => S::Skipped,
             _ => return None,
         })
@@ -213,24 +217,37 @@ impl Workflow {
         self.steps.get(step).is_some_and(|s| s.tries > 0)
     }
 
+    /// Whether any step was begun that may have done something to the cell, its routers or its databases.
+    #[must_use]
+    pub fn touched_the_cell(&self) -> bool {
+        let begun = |(name, state): (&String, &StepState)| {
+            name != "claim" && name != definitions::APPROVE && state.stands != Standing::Untouched
+        };
+        self.steps.iter().any(begun)
+    }
+
     /// Whether the intent to promote stands: from here on there is no way back.
     #[must_use]
     pub fn past_return(&self) -> bool {
         self.was_intended("promote")
     }
 
-    /// All steps of its definition.
+    /// All steps of its definition, but `approve` where nobody is asked.
+    pub fn steps(&self) -> impl Iterator<Item = &'static str> + Clone {
+        definitions::steps_for(self.definition, self.approval.is_some())
+    }
+
+    /// Whether it waits for people to approve it.
     #[must_use]
-    pub fn steps(&self) -> &'static [&'static str] {
-        definitions::steps(self.definition)
+    pub fn waits_for_approval(&self) -> bool {
+        self.approval.is_some() && self.step == "approve" && self.status == MoveStatus::Running
     }
 
     /// Moves the cursor to the step after the present one; stays at the last.
     pub fn advance(&mut self) {
-        let steps = self.steps();
-        let at = steps.iter().position(|s| *s == self.step);
-        if let Some(next) = at.and_then(|i| steps.get(i + 1)) {
-            (*next).clone_into(&mut self.step);
+        let next = self.steps().skip_while(|s| *s != self.step).nth(1);
+        if let Some(next) = next {
+            next.clone_into(&mut self.step);
         }
     }
 
@@ -276,8 +293,9 @@ impl Workflow {
             to: self.to.clone(),
             status: self.status.clone(),
             paused: self.paused.clone(),
+            approval: self.approval.clone(),
             step: self.step.clone(),
-            steps: self.steps().iter().map(|s| (*s).to_owned()).collect(),
+            steps: self.steps().map(str::to_owned).collect(),
             by: self.by.clone(),
             created: self.created,
             updated: self.updated,

@@ -148,11 +148,7 @@ impl Run {
 
     /// Looks at one of the cell's servers; not having been able to look is an empty observation.
     pub(crate) async fn observe(&self, region: &RegionId) -> Observation {
-        let look = self.shared.databases.observe(&self.cell, region);
-        tokio::time::timeout(self.options().call, look).await.unwrap_or_else(|_| Observation {
-            problems: vec![format!("the database of {} in {region} did not answer in time", self.cell.id)],
-            ..Observation::default()
-        })
+        self.shared.observe(&self.cell, region).await
     }
 
     pub(crate) async fn read_one(&self, key: Key) -> Result<Option<Entry>, Halt> {
@@ -308,7 +304,8 @@ pub(crate) fn tell(flow: &Workflow, step: &str, event: LogEvent, note: &str) {
         | LogEvent::UndoIntent
         | LogEvent::Undone
         | LogEvent::Verb
-        | LogEvent::Skipped => {
+        | LogEvent::Skipped
+        | LogEvent::Asked => {
             tracing::info!(%moving, %cell, ?kind, step, ?event, note, "move");
         }
     }

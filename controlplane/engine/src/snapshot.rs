@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use domicile_model::{
-    AgentKey, Cell, CellId, Fleet, Jurisdiction, Placement, Region, Revision, RouterState, Tenant, World,
+    AgentKey, Approvals, Cell, CellId, Fleet, Jurisdiction, MoveClaim, MoveId, Placement, Region, Revision,
+    RouterState, Tenant, World,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Entry, Key, Record, Store};
@@ -19,7 +20,10 @@ pub(crate) struct Snapshot {
     pub(crate) cell_at: Revision,
     pub(crate) placement: Placement,
     pub(crate) placed_at: Revision,
-    pub(crate) claimed: bool,
+    /// The move that holds the cell, if one does.
+    pub(crate) claimed: Option<MoveId>,
+    /// Whose approval changes wait for, and where that was last changed; none: nobody's.
+    pub(crate) approvals: Option<(Approvals, Revision)>,
     pub(crate) brakes: Brakes,
     /// Regions, jurisdictions, and the tenants of this cell only.
     pub(crate) fleet: Fleet,
@@ -37,10 +41,11 @@ impl Snapshot {
             Key::Move(id.clone()),
             Key::Stop,
             Key::Moved(id.clone()),
+            Key::Approvals,
         ];
         let (header, entries) = store.read(&keys).await?;
-        let [world, cell, placement, claim, stop, moved] =
-            <[Option<Entry>; 6]>::try_from(entries).unwrap_or_default();
+        let [world, cell, placement, claim, stop, moved, approvals] =
+            <[Option<Entry>; 7]>::try_from(entries).unwrap_or_default();
         let (Some(cell), Some(placement)) = (cell, placement) else {
             return Err(MoveError::NotFound(format!(
                 "there is no cell {id}: `domicile cell list` names them"
@@ -66,7 +71,8 @@ impl Snapshot {
             cell: decode(&cell.value)?,
             placed_at: placement.modified,
             placement: decode(&placement.value)?,
-            claimed: claim.is_some(),
+            claimed: claim.map(|e| decode::<MoveClaim>(&e.value)).transpose()?.map(|c| c.moving),
+            approvals: approvals.map(|e| Ok::<_, MoveError>((decode(&e.value)?, e.modified))).transpose()?,
             brakes: Brakes {
                 stop: stop.map(|e| decode(&e.value)).transpose()?,
                 moved: moved.map(|e| decode(&e.value)).transpose()?,

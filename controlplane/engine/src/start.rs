@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use domicile_api::moves::{LogEvent, MoveFacts, MoveKind, MovePlan, MoveRequest, MoveStatus};
-use domicile_model::{Cell, CellId, MoveClaim, MoveId, RegionId, Role, World};
+use domicile_api::moves::{Approval, LogEvent, MoveFacts, MoveKind, MovePlan, MoveRequest, MoveStatus};
+use domicile_model::{CellId, MoveClaim, MoveId, RegionId, World};
 use domicile_store::{Commit, Key, Leadership, Op, Precondition, StoreError, Txn};
 use jiff::Timestamp;
 
+use crate::approval;
 use crate::brakes;
-use crate::definitions;
+use crate::definitions::{self, APPROVE};
 use crate::engine::Engine;
 use crate::error::MoveError;
-use crate::prechecks::{Looked, checks};
-use crate::provider::Observation;
-use crate::record::{Outputs, Workflow};
+use crate::plan::kind_of;
+use crate::record::{LogRecord, Outputs, Workflow};
 use crate::run::tell;
 use crate::snapshot::Snapshot;
 
@@ -24,52 +24,7 @@ impl Engine {
     /// When there is no such cell, or the registry does not answer.
     pub async fn plan(&self, request: &MoveRequest) -> Result<MovePlan, MoveError> {
         let snapshot = Snapshot::read(&*self.shared.store, &request.cell).await?;
-        Ok(self.plan_on(request, &snapshot).await)
-    }
-
-    async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation {
-        let look = self.shared.databases.observe(cell, region);
-        tokio::time::timeout(self.shared.options.call, look).await.unwrap_or_else(|_| Observation {
-            problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
-            ..Observation::default()
-        })
-    }
-
-    async fn plan_on(&self, request: &MoveRequest, snapshot: &Snapshot) -> MovePlan {
-        let cell = &snapshot.cell;
-        let holder = snapshot.placement.holder.clone();
-        let look_at_holder = async {
-            match &holder {
-                Some(region) => Some(self.observe(cell, region).await),
-                None => None,
-            }
-        };
-        let (primary, standby) = futures::join!(look_at_holder, self.observe(cell, &request.to));
-        let constants = snapshot.world.as_ref().map(|w| w.constants);
-        let preview = constants
-            .filter(|_| request.force)
-            .map(|constants| self.shared.sampler.preview(&cell.id, &constants));
-        let kind = if request.force { MoveKind::Failover } else { MoveKind::Switchover };
-        let looked = Looked {
-            request,
-            snapshot,
-            primary: primary.as_ref(),
-            standby: &standby,
-            lag: self.shared.sampler.lag(&cell.id),
-            preview: preview.as_ref(),
-            options: &self.shared.options,
-            now: Timestamp::now(),
-        };
-        MovePlan {
-            kind,
-            cell: cell.id.clone(),
-            from: holder.clone(),
-            to: request.to.clone(),
-            tenants: snapshot.fleet.tenants.keys().cloned().collect(),
-            checks: checks(&looked),
-            preview,
-            steps: definitions::steps(kind).iter().map(|s| (*s).to_owned()).collect(),
-        }
+        Ok(self.shared.plan(kind_of(request), request, &snapshot, None).await)
     }
 
     /// Checks again, then starts a move: its claim, its record and its first log entry stand together or not at all.
@@ -101,7 +56,7 @@ impl Engine {
         world: &World,
     ) -> Result<MoveId, MoveError> {
         let snapshot = Snapshot::read(&*self.shared.store, &request.cell).await?;
-        let plan = self.plan_on(request, &snapshot).await;
+        let plan = self.shared.plan(kind_of(request), request, &snapshot, None).await;
         let blocking: Vec<_> = plan.checks.iter().filter(|c| c.verdict.blocks()).collect();
         if let [only] = blocking.as_slice()
             && only.name == "consent"
@@ -117,8 +72,9 @@ impl Engine {
             preview: plan.preview.clone(),
             ..MoveFacts::default()
         };
-        self.claim((id, also), plan.kind, request.clone(), from, by, facts, &snapshot, leadership, world)
-            .await
+        let approval = self.approval(id, by, request, &plan, &snapshot)?;
+        let own = (id, also, approval);
+        self.claim(own, plan.kind, request.clone(), from, by, facts, &snapshot, leadership, world).await
     }
 
     /// Starts building a standby for a cell that has lost its own; `also` are writes that stand or fall with the start.
@@ -139,7 +95,7 @@ impl Engine {
             .placement
             .holder
             .clone()
-            .filter(|_| !snapshot.claimed && snapshot.cell.database.is_some())
+            .filter(|_| snapshot.claimed.is_none() && snapshot.cell.database.is_some())
             .and_then(|holder| Some((holder.clone(), snapshot.cell.other(&holder)?.clone())))
         else {
             return Err(MoveError::Busy(cell.clone()));
@@ -147,7 +103,7 @@ impl Engine {
         if let Some(stop) = &snapshot.brakes.stop {
             return Err(MoveError::NotNow(brakes::stopped(stop)));
         }
-        if self.observe(&snapshot.cell, &from).await.writable == Some(true) {
+        if self.shared.observe(&snapshot.cell, &from).await.writable == Some(true) {
             return Err(MoveError::NotNow(format!(
                 "the database of {cell} in {from} takes writes: what it holds would be overwritten; look at it first"
             )));
@@ -161,15 +117,31 @@ impl Engine {
             tenants: Vec::new(),
             reason: String::new(),
         };
-        let own = (MoveId::new(), also);
+        let own = (MoveId::new(), also, None);
         let facts = MoveFacts::default();
         self.claim(own, MoveKind::Reprotect, request, from, by, facts, &snapshot, leadership, world).await
+    }
+
+    /// What people are asked to approve; none where nobody is asked.
+    fn approval(
+        &self,
+        id: MoveId,
+        by: &str,
+        request: &MoveRequest,
+        plan: &MovePlan,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Approval>, MoveError> {
+        let Some(expires_ms) = plan.approval_expires_ms else { return Ok(None) };
+        let saw = approval::saw(&plan.checks);
+        let hash = approval::hash((id, by, plan.approval), request, plan, snapshot, &saw)?;
+        let until = approval::until((self.shared.options.wall)(), expires_ms);
+        Ok(Some(Approval { need: plan.approval, hash, saw, given: Vec::new(), until, expires_ms, voided: 0 }))
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a record is made of; one private caller each")]
     async fn claim(
         &self,
-        (id, also): (MoveId, Vec<Op>),
+        (id, also, approval): (MoveId, Vec<Op>, Option<Approval>),
         kind: MoveKind,
         request: MoveRequest,
         from: RegionId,
@@ -180,10 +152,9 @@ impl Engine {
         world: &World,
     ) -> Result<MoveId, MoveError> {
         let now = Timestamp::now();
-        let gates = snapshot.routers.iter().filter(|r| r.role == Role::Gate && r.region == from);
         let outputs = Outputs {
             standby: snapshot.placement.standby.clone(),
-            gates: gates.map(|r| r.id.clone()).collect(),
+            gates: definitions::gates(snapshot, &from),
             ..Outputs::default()
         };
         let cell = request.cell.clone();
@@ -200,6 +171,7 @@ impl Engine {
             updated: now,
             status: MoveStatus::Running,
             paused: None,
+            approval,
             back: false,
             back_because: String::new(),
             step: "claim".to_owned(),
@@ -213,16 +185,30 @@ impl Engine {
         let entry = flow
             .take("claim", LogEvent::Done, &note, &self.shared.options.name, now)
             .map_err(|e| MoveError::NotNow(e.to_string()))?;
+        let mut entries = vec![entry];
         flow.advance();
+        if let Some(asked) = &flow.approval {
+            let note = approval::asks(asked, &flow.by);
+            let entry = flow.take(APPROVE, LogEvent::Asked, &note, &self.shared.options.name, now);
+            entries.push(entry.map_err(|e| MoveError::NotNow(e.to_string()))?);
+        }
+        // The policy too: one that was tightened meanwhile counts.
+        let policy = match &snapshot.approvals {
+            Some((_, at)) => Precondition::ModifiedAt(Key::Approvals, *at),
+            None => Precondition::Absent(Key::Approvals),
+        };
         let mut txn = Txn::fenced(world, leadership)
             .when(Precondition::Absent(Key::Move(cell.clone())))
             .when(Precondition::Absent(Key::Workflow(id)))
             .when(Precondition::ModifiedAt(Key::Placement(cell.clone()), snapshot.placed_at))
             .when(Precondition::ModifiedAt(Key::Cell(cell.clone()), snapshot.cell_at))
             .when(Precondition::Absent(Key::Stop))
+            .when(policy)
             .put(Key::Move(cell.clone()), &MoveClaim { moving: id })
-            .put(Key::Workflow(id), &flow)
-            .put(Key::WorkflowLog(id, entry.0.n), &entry);
+            .put(Key::Workflow(id), &flow);
+        for entry in &entries {
+            txn = txn.put(Key::WorkflowLog(id, entry.0.n), entry);
+        }
         txn.then.extend(also);
         match self.shared.store.commit(txn).await {
             Ok(Commit::Done(_)) => {}
@@ -244,7 +230,9 @@ impl Engine {
             }
             Err(error) => return Err(error.into()),
         }
-        tell(&flow, "claim", LogEvent::Done, &note);
+        for LogRecord(entry) in &entries {
+            tell(&flow, &entry.step, entry.event, &entry.note);
+        }
         self.wake.notify_one();
         Ok(id)
     }

@@ -42,6 +42,15 @@ async fn unfence(run: &mut Run) -> Result<(), Halt> {
 
 /// The old region holds again, under a new epoch if it had lost the right; the claim goes.
 async fn reopen(run: &mut Run) -> Result<(), Halt> {
+    if !run.flow.touched_the_cell() {
+        let why = run.flow.back_because.clone();
+        return run
+            .edge(Edge::of("claim", LogEvent::Undone, "").release(), |flow, _| {
+                flow.status = MoveStatus::RolledBack { why };
+            })
+            .await
+            .map(|_| ());
+    }
     let (old, seen) = run.placement().await?;
     let kept = run.flow.definition == MoveKind::Reprotect;
     let new = Placement {

@@ -104,7 +104,7 @@ impl Engine {
             )));
         }
         let note = format!("skip, by {}: {reason}", said.by);
-        let rest: Vec<&str> = run.flow.steps().iter().copied().skip_while(|s| *s != step).collect();
+        let rest: Vec<&str> = run.flow.steps().skip_while(|s| *s != step).collect();
         let mut edge = Edge::of(&step, LogEvent::Verb, &note).with(said.also);
         for skipped in &rest {
             edge = edge.and(skipped, LogEvent::Skipped, "");

@@ -3,6 +3,7 @@
 //! Everything here is a value or a pure function. Nothing connects, reads a file or asks a wall clock; the one
 //! clock is [`clock::BootTime`], because every decision about who may write rests on durations only.
 
+pub mod approval;
 pub mod brake;
 pub mod clock;
 pub mod epoch;
@@ -21,6 +22,7 @@ pub mod token;
 pub mod validate;
 pub mod world;
 
+pub use approval::{Approvals, Change, Need};
 pub use brake::{EmergencyStop, Freeze, Moved};
 pub use epoch::{Epoch, Revision};
 pub use fleet::{Cell, Database, DatabaseEndpoint, Fleet, Jurisdiction, Region, Tenant};

@@ -32,6 +32,8 @@ pub enum Key {
     Move(CellId),
     /// [`domicile_model::EmergencyStop`].
     Stop,
+    /// [`domicile_model::Approvals`].
+    Approvals,
     /// [`domicile_model::Freeze`].
     Freeze(FreezeId),
     /// [`domicile_model::Moved`].
@@ -75,6 +77,7 @@ impl fmt::Display for Key {
             Self::Fence(id) => write!(f, "fences/{id}"),
             Self::Move(id) => write!(f, "moves/{id}"),
             Self::Stop => f.write_str("stop"),
+            Self::Approvals => f.write_str("approvals"),
             Self::Freeze(id) => write!(f, "freezes/{id}"),
             Self::Moved(id) => write!(f, "moved/{id}"),
             Self::Witness(id) => write!(f, "witnesses/{id}"),
@@ -110,6 +113,7 @@ impl FromStr for Key {
             ["fences", x] => id(RegionId::new(x)).map(Self::Fence),
             ["moves", x] => id(CellId::new(x)).map(Self::Move),
             ["stop"] => Some(Self::Stop),
+            ["approvals"] => Some(Self::Approvals),
             ["freezes", x] => id(x.parse()).map(Self::Freeze),
             ["moved", x] => id(CellId::new(x)).map(Self::Moved),
             ["witnesses", x] => id(RouterId::new(x)).map(Self::Witness),
@@ -156,6 +160,7 @@ mod tests {
             Key::Fence(region.clone()),
             Key::Move(cell.clone()),
             Key::Stop,
+            Key::Approvals,
             Key::Freeze(FreezeId::from_u128(4)),
             Key::Moved(cell.clone()),
             Key::Witness(router.clone()),

@@ -211,6 +211,7 @@ pub(crate) const fn event(event: LogEvent) -> &'static str {
         LogEvent::Stuck => "stuck",
         LogEvent::Verb => "told by a person",
         LogEvent::Skipped => "skipped",
+        LogEvent::Asked => "asks for approval",
     }
 }
 

@@ -14,6 +14,7 @@ use crate::run::{Edge, Run};
 
 pub(crate) const STEPS: &[&str] = &[
     "claim",
+    "approve",
     "close",
     "fence",
     "catch-up",

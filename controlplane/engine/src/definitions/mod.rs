@@ -3,6 +3,7 @@
 //! Definitions are versioned: a record goes on under the version that it began with, so a change of order or meaning
 //! gets a new version and the old one stays until no unfinished record names it.
 
+mod approve;
 mod failover;
 mod promotion;
 mod reprotect;
@@ -10,6 +11,9 @@ mod stop;
 mod switchover;
 
 use domicile_api::moves::MoveKind;
+use domicile_model::Change;
+
+pub(crate) use approve::gates;
 
 use crate::error::Halt;
 use crate::run::Run;
@@ -18,7 +22,7 @@ use crate::run::Run;
 pub const ALL: [MoveKind; 3] = [MoveKind::Switchover, MoveKind::Failover, MoveKind::Reprotect];
 
 /// The version of a definition that new workflows begin with.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The steps of a definition, in order.
 #[must_use]
@@ -27,6 +31,24 @@ pub const fn steps(kind: MoveKind) -> &'static [&'static str] {
         MoveKind::Switchover => switchover::STEPS,
         MoveKind::Failover => failover::STEPS,
         MoveKind::Reprotect => reprotect::STEPS,
+    }
+}
+
+/// The same, without `approve` unless people are asked.
+pub fn steps_for(kind: MoveKind, asked: bool) -> impl Iterator<Item = &'static str> + Clone {
+    steps(kind).iter().copied().filter(move |step| asked || *step != APPROVE)
+}
+
+/// The step that waits for people. It comes before anything is held, stopped or closed.
+pub(crate) const APPROVE: &str = "approve";
+
+/// The kind of change that the approval policy knows such a workflow by. None: it waits for nobody.
+#[must_use]
+pub const fn change(kind: MoveKind) -> Option<Change> {
+    match kind {
+        MoveKind::Switchover => Some(Change::Switchover),
+        MoveKind::Failover => Some(Change::Failover),
+        MoveKind::Reprotect => None,
     }
 }
 
@@ -49,6 +71,9 @@ pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
             "the move was begun by a newer control plane (definition version {}): upgrade this one",
             run.flow.version
         )));
+    }
+    if run.flow.step == APPROVE {
+        return approve::approve(run).await;
     }
     match run.flow.definition {
         MoveKind::Switchover => switchover::forward(run).await,

@@ -18,6 +18,7 @@ const ACCEPT_TRIES: u32 = 3;
 
 pub(crate) const STEPS: &[&str] = &[
     "claim",
+    "approve",
     "settle",
     "hold",
     "close",

@@ -14,9 +14,9 @@ use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
 use domicile_model::{
-    AgentKey, BootId, Cell, CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, Phase, Placement,
-    Region, RegionId, Residency, Role, RouterId, SecretRef, SigningKey, Tenant, TenantId, Token, WitnessSet,
-    World, WorldId,
+    AgentKey, Approvals, BootId, Cell, CellId, Change, Epoch, FenceConstants, HandoverToken, LeaderFence,
+    Need, Phase, Placement, Region, RegionId, Residency, Role, RouterId, SecretRef, SigningKey, Tenant,
+    TenantId, Token, WitnessSet, World, WorldId,
 };
 use domicile_store::{Commit, Entry, Key, Leadership, MemoryStore, Op, Store, Txn};
 
@@ -236,6 +236,13 @@ impl Sim {
             pause(Duration::from_millis(5)).await;
             self.hand.advance(Duration::from_millis(5));
         }
+    }
+
+    /// From now on so many people must approve whatever may have to be approved.
+    pub(crate) async fn ask_approval(&self, need: Need) {
+        let fleet = Change::ALL.into_iter().map(|change| (change, need)).collect();
+        let approvals = Approvals { fleet, ..Approvals::default() };
+        self.store.commit(Txn::bare().put(Key::Approvals, &approvals)).await.unwrap();
     }
 
     /// Takes the leadership, as a campaign would: the key is made anew.

@@ -9,7 +9,7 @@ use domicile_api::moves::MoveKind;
 use domicile_model::clock::pause;
 use tokio::sync::Notify;
 
-use super::happy::{begin, lead, warm_up};
+use super::happy::{begin_approved, lead, warm_up};
 use super::simulate;
 use crate::engine::LeadEnd;
 use crate::failpoint::{Failpoints, Point};
@@ -67,7 +67,7 @@ async fn sleeper_in(
     let new = sim.engine(Options { sabotage, ..Options::default() });
     let leadership = sim.take_over("old").await;
     warm_up(kind).await;
-    let id = begin(&sim, &new, kind, &leadership).await;
+    let id = begin_approved(&sim, &new, kind, &leadership).await;
     let mut old_leads = lead(&old, &leadership, &sim);
     for _ in 0..500 {
         if asleep.reached.load(Ordering::SeqCst) {
@@ -144,7 +144,7 @@ async fn edges_after_deposition_in(sabotage: Sabotage) -> usize {
     let engine = sim.engine(Options { failpoints: asleep.clone(), sabotage, ..Options::default() });
     let leadership = sim.take_over("old").await;
     warm_up(MoveKind::Switchover).await;
-    let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
+    let id = begin_approved(&sim, &engine, MoveKind::Switchover, &leadership).await;
     let _leading = lead(&engine, &leadership, &sim);
     while !asleep.reached.load(Ordering::SeqCst) {
         pause(Duration::from_millis(10)).await;
@@ -180,7 +180,7 @@ async fn ranks_in(sabotage: Sabotage) -> (i64, i64) {
     let new = sim.engine(Options { sabotage, ..Options::default() });
     let leadership = sim.take_over("old").await;
     warm_up(MoveKind::Switchover).await;
-    let id = begin(&sim, &new, MoveKind::Switchover, &leadership).await;
+    let id = begin_approved(&sim, &new, MoveKind::Switchover, &leadership).await;
     let old_leads = lead(&old, &leadership, &sim);
     while !asleep.reached.load(Ordering::SeqCst) {
         pause(Duration::from_millis(10)).await;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_api::moves::{MoveKind, MoveRequest, MoveStatus};
-use domicile_model::MoveId;
 use domicile_model::clock::pause;
+use domicile_model::{MoveId, Need};
 use domicile_store::Leadership;
 use tokio_util::sync::CancellationToken;
 
-use super::simulate;
+use super::{said_by, simulate};
 use crate::engine::LeadEnd;
 use crate::testkit::{A, B, Ended, Sim, end_of, region};
 use crate::{Engine, Options};
@@ -44,6 +44,24 @@ pub(super) async fn begin(sim: &Sim, engine: &Arc<Engine>, kind: MoveKind, lead:
     }
     sim.world().planned = kind == MoveKind::Switchover;
     engine.request(&ask(sim, kind), "an operator", lead, &sim.registry).await.unwrap()
+}
+
+/// The same where two other people must approve, who have.
+pub(super) async fn begin_approved(
+    sim: &Sim,
+    engine: &Arc<Engine>,
+    kind: MoveKind,
+    lead: &Leadership,
+) -> MoveId {
+    sim.ask_approval(Need::Two).await;
+    let id = begin(sim, engine, kind, lead).await;
+    let approval = engine.view(id).await.unwrap().unwrap().approval;
+    assert_eq!(approval.is_some(), crate::definitions::change(kind).is_some());
+    for by in approval.iter().flat_map(|_| ["bob", "eve"]) {
+        let hash = &approval.as_ref().unwrap().hash;
+        engine.approve(id, hash, "", said_by(by, lead, sim)).await.unwrap();
+    }
+    id
 }
 
 pub(super) fn lead(engine: &Arc<Engine>, leadership: &Leadership, sim: &Sim) -> Leading {

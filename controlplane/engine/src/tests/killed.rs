@@ -13,7 +13,7 @@ use domicile_store::{
     Commit, Entry, Header, Key, LeaseId, Listing, MemoryStore, Store, StoreError, Txn, Watcher,
 };
 
-use super::happy::{begin, lead, warm_up};
+use super::happy::{begin_approved, lead, warm_up};
 use super::simulate;
 use crate::failpoint::{Failpoints, Point};
 use crate::options::Sabotage;
@@ -128,7 +128,7 @@ async fn killed_in(kind: MoveKind, death: &Death) -> Option<(Ended, MoveView, Ve
     if death.half {
         sim.world().faults.push(("promote-slots".to_owned(), Fault::LostAfter));
     }
-    let id = begin(&sim, &second, kind, &leadership).await;
+    let id = begin_approved(&sim, &second, kind, &leadership).await;
     let leading = lead(&first, &leadership, &sim);
     for round in 0..3_000 {
         if death.lost && round == 2_000 {
@@ -178,6 +178,7 @@ const NEVER: Death = Death {
         unfenced: false,
         trust_old_fence: false,
         trust_sight: false,
+        trust_approvals: false,
     },
 };
 
@@ -257,7 +258,7 @@ fn half_promoted(leader_dies: bool, sabotage: Sabotage) -> (Ended, MoveView, Vec
         let leadership = sim.take_over("one").await;
         let _leading = lead(&engine, &leadership, &sim);
         warm_up(MoveKind::Switchover).await;
-        let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
+        let id = begin_approved(&sim, &engine, MoveKind::Switchover, &leadership).await;
         let (ended, view) = end_of(&engine, id).await;
         let found = sim.judge(ended, &view).await;
         (ended, view, found)

@@ -1,5 +1,6 @@
 //! What must hold of every definition, proved in simulation; each safety check is also seen failing.
 
+mod approving;
 mod conformance;
 mod deposed;
 mod faults;
@@ -22,6 +23,11 @@ use crate::testkit::Sim;
 /// An operator speaks, passed on by this leader.
 fn said<'a>(leadership: &'a Leadership, sim: &'a Sim) -> Said<'a> {
     Said { by: "an operator", leadership, world: &sim.registry, also: Vec::new() }
+}
+
+/// This operator speaks.
+fn said_by<'a>(by: &'a str, leadership: &'a Leadership, sim: &'a Sim) -> Said<'a> {
+    Said { by, ..said(leadership, sim) }
 }
 
 /// Runs one simulation in a runtime of its own, with paused time. Whatever it spawned ends with it, so that a test

@@ -9,7 +9,7 @@ use domicile_api::moves::MoveKind;
 use domicile_model::clock::pause;
 use proptest::prelude::*;
 
-use super::happy::{begin, lead, warm_up};
+use super::happy::{begin_approved, lead, warm_up};
 use super::killed::Dying;
 use super::{said, simulate};
 use crate::testkit::{A, Ended, Fault, Sim, end_of, region};
@@ -51,7 +51,7 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
     if story.lost {
         sim.lose_a(true);
     }
-    let id = begin(&sim, &healthy, story.kind, &leadership).await;
+    let id = begin_approved(&sim, &healthy, story.kind, &leadership).await;
     sim.world().faults.clone_from(&story.faults);
     sim.world().twice = story.twice;
     for (commit, after) in &story.deaths {

@@ -165,6 +165,9 @@ impl From<MoveError> for Refusal {
             MoveError::NotNow(_) => Problem::new("not-now", "Not possible now", 409, text)
                 .hint("see how the move stands with `domicile failover show`")
                 .into(),
+            MoveError::NotYours(_) => Problem::new("not-yours", "Not yours to approve", 403, text)
+                .hint("the approval policy wants other people: `domicile failover show` tells who has approved")
+                .into(),
             MoveError::Deposed => deposed(),
             MoveError::Unconfirmed(_) => Problem::new("unconfirmed", "Outcome unknown", 504, text)
                 .hint("`domicile failover list` shows whether the move stands")

@@ -1,0 +1,75 @@
+//! What a workflow would do: the looks at both databases, and the checks on them. Changes nothing.
+
+use domicile_api::moves::{MoveKind, MovePlan, MoveRequest};
+use domicile_model::{Cell, MoveId, Need, RegionId};
+
+use crate::approval;
+use crate::definitions;
+use crate::prechecks::{Looked, checks};
+use crate::provider::Observation;
+use crate::run::Shared;
+use crate::snapshot::Snapshot;
+
+impl Shared {
+    /// Looks at one of the cell's servers; not having been able to look is an empty observation.
+    pub(crate) async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation {
+        let look = self.databases.observe(cell, region);
+        tokio::time::timeout(self.options.call, look).await.unwrap_or_else(|_| Observation {
+            problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
+            ..Observation::default()
+        })
+    }
+
+    /// The plan of such a workflow on what the registry holds. `own`: the workflow that is looked at again.
+    pub(crate) async fn plan(
+        &self,
+        kind: MoveKind,
+        request: &MoveRequest,
+        snapshot: &Snapshot,
+        own: Option<MoveId>,
+    ) -> MovePlan {
+        let cell = &snapshot.cell;
+        let holder = snapshot.placement.holder.clone();
+        let look_at_holder = async {
+            match &holder {
+                Some(region) => Some(self.observe(cell, region).await),
+                None => None,
+            }
+        };
+        let (primary, standby) = futures::join!(look_at_holder, self.observe(cell, &request.to));
+        let constants = snapshot.world.as_ref().map(|w| w.constants);
+        let preview =
+            constants.filter(|_| request.force).map(|constants| self.sampler.preview(&cell.id, &constants));
+        let looked = Looked {
+            request,
+            snapshot,
+            primary: primary.as_ref(),
+            standby: &standby,
+            lag: self.sampler.lag(&cell.id),
+            preview: preview.as_ref(),
+            options: &self.options,
+            own,
+            now: (self.options.wall)(),
+        };
+        let policy = snapshot.approvals.as_ref().map(|(approvals, _)| approvals);
+        let (approval, expires_ms) = approval::needed(policy, &cell.id, kind);
+        let asked = approval != Need::None;
+        MovePlan {
+            kind,
+            cell: cell.id.clone(),
+            from: holder.clone(),
+            to: request.to.clone(),
+            tenants: snapshot.fleet.tenants.keys().cloned().collect(),
+            checks: checks(&looked),
+            preview,
+            steps: definitions::steps_for(kind, asked).map(str::to_owned).collect(),
+            approval,
+            approval_expires_ms: asked.then_some(expires_ms),
+        }
+    }
+}
+
+/// The workflow that a request for a move asks for.
+pub(crate) const fn kind_of(request: &MoveRequest) -> MoveKind {
+    if request.force { MoveKind::Failover } else { MoveKind::Switchover }
+}
