@@ -26,6 +26,7 @@ pub struct EtcdCluster {
     members: Vec<Member>,
     dir: TempDir,
     token: String,
+    quota: Option<u64>,
 }
 
 /// One server.
@@ -55,7 +56,7 @@ impl EtcdCluster {
     /// # Errors
     /// When etcd is not installed or does not come up, with the end of its log.
     pub async fn start(n: usize) -> anyhow::Result<Self> {
-        Self::build(n, false).await
+        Self::build(n, false, None).await
     }
 
     /// `n` members with a fault link in front of every client and peer port: see [`Member::client_link`] and
@@ -64,10 +65,18 @@ impl EtcdCluster {
     /// # Errors
     /// As [`EtcdCluster::start`].
     pub async fn start_linked(n: usize) -> anyhow::Result<Self> {
-        Self::build(n, true).await
+        Self::build(n, true, None).await
     }
 
-    async fn build(n: usize, linked: bool) -> anyhow::Result<Self> {
+    /// `n` members whose databases may have so many bytes.
+    ///
+    /// # Errors
+    /// As [`EtcdCluster::start`].
+    pub async fn start_with_quota(n: usize, bytes: u64) -> anyhow::Result<Self> {
+        Self::build(n, false, Some(bytes)).await
+    }
+
+    async fn build(n: usize, linked: bool, quota: Option<u64>) -> anyhow::Result<Self> {
         let dir = install::scratch_dir("domicile-etcd-")?;
         let token = format!("test-{}-{}", std::process::id(), ports::free()?);
         let mut members = Vec::with_capacity(n);
@@ -79,7 +88,7 @@ impl EtcdCluster {
             let data = dir.path().join(&name);
             members.push(Member { name, client, peer, data, process: None, client_link, peer_link });
         }
-        let mut cluster = Self { members, dir, token };
+        let mut cluster = Self { members, dir, token, quota };
         for i in 0..n {
             cluster.launch(i, "new")?;
         }
@@ -223,6 +232,7 @@ impl EtcdCluster {
             initial_cluster: initial.join(","),
             state: state.to_owned(),
             token: self.token.clone(),
+            quota: self.quota,
         };
         let process = Process::start(spec.spec(self.dir.path())?)?;
         self.members[i].process = Some(process);
@@ -309,6 +319,8 @@ pub struct MemberSpec {
     pub state: String,
     /// Keeps clusters of one machine apart.
     pub token: String,
+    /// Bytes that its database may have; none: as many as etcd itself thinks fit.
+    pub quota: Option<u64>,
 }
 
 impl MemberSpec {
@@ -335,6 +347,9 @@ impl MemberSpec {
         let mut spec = Spec::new(&self.name, install::program("etcd")?, log_dir);
         for (flag, value) in flags {
             spec = spec.arg(flag).arg(value);
+        }
+        if let Some(bytes) = self.quota {
+            spec = spec.arg("--quota-backend-bytes").arg(bytes.to_string());
         }
         // A member that was cut off asks whether it would be elected before it raises the term: without this, which
         // 3.4 leaves off, its return costs the others their leader. A bare flag: 3.4 takes no separate value.

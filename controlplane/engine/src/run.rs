@@ -258,9 +258,12 @@ impl Run {
                         Halt::Conflict
                     });
                 }
-                Err(error @ (StoreError::UnknownOutcome { .. } | StoreError::Unavailable { .. })) => {
-                    pace.wait(&error).await;
-                }
+                // Full: somebody will make room, and the move goes on; being stuck could not be written down either.
+                Err(
+                    error @ (StoreError::UnknownOutcome { .. }
+                    | StoreError::Unavailable { .. }
+                    | StoreError::Full { .. }),
+                ) => pace.wait(&error).await,
                 Err(error) => return Err(Halt::Stuck(error.to_string())),
             }
         }

@@ -26,6 +26,9 @@ pub struct EtcdConfig {
     /// How long a connection may take. Shorter than `call_timeout`, so that a commit that was never sent is known as
     /// such.
     pub connect_timeout: Duration,
+    /// Bytes that a member's database may have, as the servers were told by `--quota-backend-bytes`. Counts where a server
+    /// does not say it itself: none before etcd 3.6 does.
+    pub quota: u64,
     /// Breaks the store on purpose, so that tests of safety can be seen to fail.
     #[doc(hidden)]
     pub sabotage: Sabotage,
@@ -56,7 +59,7 @@ pub struct ConfigError {
 
 impl EtcdConfig {
     /// These members under the default prefix, with the default limits: 1 s a call and before the next member is asked,
-    /// 500 ms a connection.
+    /// 500 ms a connection, and etcd's own default quota.
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
@@ -65,6 +68,7 @@ impl EtcdConfig {
             call_timeout: Duration::from_secs(1),
             ask_next_after: Duration::from_secs(1),
             connect_timeout: Duration::from_millis(500),
+            quota: domicile_store::room::USUAL_QUOTA,
             sabotage: Sabotage::None,
         }
     }

@@ -13,6 +13,8 @@ pub(crate) enum Failure {
     Unclear(String),
     /// The answer is longer than we read.
     TooLong(String),
+    /// The cluster's database is full: nothing was carried out, and every member would say the same.
+    Full,
     /// Every member would say the same.
     Final(StoreError),
 }
@@ -74,11 +76,7 @@ impl Failure {
                 Self::Final(StoreError::Compacted(Revision::ZERO))
             }
             code::NOT_FOUND if message.contains("lease not found") => Self::Final(StoreError::LeaseLost),
-            code::RESOURCE_EXHAUSTED if message.contains("space exceeded") => {
-                Self::Final(StoreError::Refused(format!(
-                    "{message}: its database is full; compact, defragment, then `etcdctl alarm disarm`"
-                )))
-            }
+            code::RESOURCE_EXHAUSTED if message.contains("space exceeded") => Self::Full,
             code::RESOURCE_EXHAUSTED => Self::NotDone(why),
             // Said before the request is looked at, because we ask for a leader with every call.
             code::UNAVAILABLE if message == "etcdserver: no leader" => Self::NotDone(why),
@@ -98,6 +96,7 @@ impl Failure {
             Self::NotDone(why) | Self::Unclear(why) | Self::TooLong(why) => {
                 StoreError::Unavailable { place: place.to_owned(), why }
             }
+            Self::Full => StoreError::Full { place: place.to_owned() },
             Self::Final(error) => error,
         }
     }
@@ -152,7 +151,7 @@ mod tests {
     #[test]
     fn what_every_member_would_say_is_final() {
         let refused = |failure| matches!(failure, Failure::Final(StoreError::Refused(_)));
-        assert!(refused(said(8, "etcdserver: mvcc: database space exceeded")));
+        assert!(matches!(said(8, "etcdserver: mvcc: database space exceeded"), Failure::Full));
         assert!(refused(said(3, "etcdserver: request is too large")));
         assert!(refused(said(7, "etcdserver: permission denied")));
         let lost = said(5, "etcdserver: requested lease not found");

@@ -8,6 +8,7 @@ mod answer;
 mod config;
 mod failure;
 mod members;
+mod room;
 mod store;
 mod watch;
 

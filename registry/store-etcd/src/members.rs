@@ -104,6 +104,7 @@ impl Members {
         self.try_each(self.resend, call).await.map_err(|(place, failure)| match failure {
             Failure::NotDone(why) => StoreError::Unavailable { place, why },
             Failure::Unclear(why) | Failure::TooLong(why) => StoreError::UnknownOutcome { place, why },
+            Failure::Full => StoreError::Full { place },
             Failure::Final(error) => error,
         })
     }
@@ -150,7 +151,9 @@ impl Members {
                     self.avoid(member);
                     return Err((member.place.clone(), failure));
                 }
-                Failure::TooLong(_) | Failure::Final(_) => return Err((member.place.clone(), failure)),
+                Failure::TooLong(_) | Failure::Full | Failure::Final(_) => {
+                    return Err((member.place.clone(), failure));
+                }
             }
             // At once: this call may be dropped before the next member has answered.
             self.avoid(member);
@@ -190,6 +193,20 @@ impl Members {
             Err(_) => Err(Failure::Unclear(format!("no answer within {:?}", self.call_timeout))),
         };
         (member, answer)
+    }
+
+    /// Asks every member at once; what each says, or that it did not. For questions about the member itself.
+    pub(crate) async fn ask_each<T, F, Answer>(&self, call: F) -> Vec<(&Member, Option<T>)>
+    where
+        F: Fn(Client) -> Answer,
+        Answer: Future<Output = Result<T, Error>>,
+    {
+        let call = &call;
+        let asked = self.members.iter().map(|member| async move {
+            let answer = tokio::time::timeout(self.call_timeout, call(member.client.clone())).await;
+            (member, answer.ok().and_then(Result::ok))
+        });
+        futures::future::join_all(asked).await
     }
 
     /// A new connection to this member, for a watch: changes that nobody reads fill a connection's window, and neither

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use domicile_model::Revision;
 use domicile_store::txn::MOST_OPS;
 use domicile_store::{
-    Commit, Entry, Header, Key, LeaseId, Listing, Op, Precondition, Store, StoreError, Txn, Watcher,
+    Commit, Entry, Header, Key, LeaseId, Listing, Op, Precondition, Room, Store, StoreError, Txn, Watcher,
 };
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, GetResponse, PutOptions, Txn as EtcdTxn, TxnOp,
@@ -18,6 +18,7 @@ use crate::answer;
 use crate::config::{EtcdConfig, Sabotage};
 use crate::failure::Failure;
 use crate::members::Members;
+use crate::room;
 use crate::watch;
 
 /// Longest answer that is read, in bytes. A refused transaction may report 128 entries of 1.4 MB.
@@ -41,6 +42,7 @@ pub struct EtcdStore {
 struct Shared {
     members: Arc<Members>,
     prefix: String,
+    quota: u64,
     stale: bool,
 }
 
@@ -59,7 +61,7 @@ impl EtcdStore {
     pub async fn connect(config: EtcdConfig) -> Result<Self, StoreError> {
         let members = Arc::new(Members::new(&config).await?);
         let stale = config.sabotage == Sabotage::StaleReads;
-        Ok(Self { shared: Arc::new(Shared { members, prefix: config.prefix, stale }) })
+        Ok(Self { shared: Arc::new(Shared { members, prefix: config.prefix, quota: config.quota, stale }) })
     }
 
     fn whole(&self, key: &Key) -> String {
@@ -309,6 +311,20 @@ impl Store for EtcdStore {
         match self.shared.members.ask(ask).await {
             // An earlier try of this very call may have done it.
             Err(StoreError::LeaseLost) if tried.load(std::sync::atomic::Ordering::Relaxed) > 1 => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        room::look(&self.shared.members, self.shared.quota).await.map(Some)
+    }
+
+    async fn forget_before(&self, revision: Revision) -> Result<(), StoreError> {
+        // Once for all members. Not waiting until the pages are free: that is the servers' own pace.
+        let ask = |mut client: Client| async move { client.compact(revision.0, None).await };
+        match self.shared.members.ask(ask).await {
+            // It was done before, perhaps by an earlier try of this very call.
+            Err(StoreError::Compacted(_)) => Ok(()),
             done => done.map(drop),
         }
     }

@@ -56,6 +56,7 @@ pub(crate) async fn start(
                 }));
             }
             Ok(Err(Failure::Final(error))) => return Err(error),
+            Ok(Err(Failure::Full)) => return Err(StoreError::Full { place: member.place.clone() }),
             Ok(Err(Failure::NotDone(why) | Failure::Unclear(why) | Failure::TooLong(why))) => {
                 failed.push(format!("{}: {why}", member.place));
             }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use domicile_config::{MAX_BYTES, Mistakes, parse};
 use domicile_model::clock::pause;
 use domicile_model::{Fleet, Revision};
-use domicile_store::{Commit, Entry, Header, Key, LeaseId, Listing, Store, StoreError, Txn, Watcher};
+use domicile_store::{Commit, Entry, Header, Key, LeaseId, Listing, Room, Store, StoreError, Txn, Watcher};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -244,5 +244,13 @@ impl Store for FileStore {
 
     async fn revoke(&self, _: LeaseId) -> Result<(), StoreError> {
         Err(self.read_only())
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        Ok(None)
+    }
+
+    async fn forget_before(&self, _: Revision) -> Result<(), StoreError> {
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use domicile_model::Revision;
 
 use crate::key::Key;
+use crate::room::Room;
 use crate::txn::{Commit, Txn};
 
 /// A lease, by its number.
@@ -112,6 +113,14 @@ pub enum StoreError {
     /// The lease has run out or never existed.
     #[error("the lease has run out")]
     LeaseLost,
+    /// The store takes no more: its database has reached its quota. Removals are still taken.
+    #[error(
+        "the registry at {place} is full: compact it, defragment each member, then `etcdctl alarm disarm`"
+    )]
+    Full {
+        /// Where.
+        place: String,
+    },
     /// This store can't be written to.
     #[error("{0} is read-only: edit the file, or use an etcd registry")]
     ReadOnly(String),
@@ -194,4 +203,17 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store does not answer.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// How full the store is; none where nothing limits it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    async fn room(&self) -> Result<Option<Room>, StoreError>;
+
+    /// Forgets what keys held before this revision; what they hold now stays. Watches from an earlier revision end with
+    /// [`StoreError::Compacted`]. Nothing happens where that was done already, or where no history is kept.
+    ///
+    /// # Errors
+    /// When the store does not answer, or the revision is still to come.
+    async fn forget_before(&self, revision: Revision) -> Result<(), StoreError>;
 }

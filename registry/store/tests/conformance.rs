@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domicile_model::Revision;
 use domicile_model::clock::{Clock, ManualClock};
-use domicile_store::conformance::{Harness, run_all};
+use domicile_store::conformance::{Harness, a_full_store_takes_removals_only_and_says_so, run_all};
 use domicile_store::{MemoryStore, Store, memory};
 
 struct Memory {
@@ -46,4 +46,14 @@ async fn the_twin_conforms() {
         Memory { store: MemoryStore::new(Clock::Manual(hand.clone())), hand }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_twin_fills_up() {
+    let hand = ManualClock::new();
+    let twin = Memory { store: MemoryStore::new(Clock::Manual(hand.clone())), hand };
+    twin.store.set_quota(Some(2 << 20));
+    a_full_store_takes_removals_only_and_says_so(&twin).await;
+    twin.store.disarm();
+    assert!(twin.store.room().await.unwrap().unwrap().alarms.is_empty());
 }

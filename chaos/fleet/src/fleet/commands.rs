@@ -93,6 +93,7 @@ pub fn spec(
                 advertised_peer: peer_link(unit),
                 initial_cluster: initial.join(","),
                 token: "domicile-fleet".to_owned(),
+                quota: None,
             }
             .spec(&logs)?
         }

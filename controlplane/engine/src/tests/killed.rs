@@ -69,6 +69,12 @@ impl Store for Dying {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.inner.revoke(lease).await
     }
+    async fn room(&self) -> Result<Option<domicile_store::Room>, StoreError> {
+        self.inner.room().await
+    }
+    async fn forget_before(&self, revision: domicile_model::Revision) -> Result<(), StoreError> {
+        self.inner.forget_before(revision).await
+    }
 }
 
 /// Dies at the n-th time that any failpoint is reached.

@@ -387,6 +387,12 @@ impl Store for Ends {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.0.revoke(lease).await
     }
+    async fn room(&self) -> Result<Option<domicile_store::Room>, StoreError> {
+        self.0.room().await
+    }
+    async fn forget_before(&self, revision: domicile_model::Revision) -> Result<(), StoreError> {
+        self.0.forget_before(revision).await
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod committing;
 mod leases;
 mod read_only;
 mod reading;
+mod room;
 mod watching;
 
 use std::future::Future;
@@ -24,6 +25,7 @@ use crate::store::{Batch, Change, Store, StoreError, Watcher};
 use crate::txn::{Commit, Op, Txn};
 
 pub use read_only::{ReadOnlyHarness, run_read_only};
+pub use room::a_full_store_takes_removals_only_and_says_so;
 
 /// How the suite gets at a store that can be written to. Each case gets a harness of its own, with an empty store.
 #[async_trait]
@@ -86,6 +88,8 @@ pub const CASES: &[(&str, Case)] = cases![
     watching::a_dropped_call_loses_nothing,
     watching::many_changes_come_in_order_to_everyone,
     watching::a_watch_skips_keys_of_others,
+    room::what_is_written_takes_room,
+    room::what_is_forgotten_is_gone_for_watches_and_nothing_else,
 ];
 
 /// Runs all cases one after the other, each on a harness of its own.

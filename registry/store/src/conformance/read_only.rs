@@ -37,6 +37,7 @@ where
     every_write_is_refused(&make().await).await;
     a_change_is_told_and_read(&make().await).await;
     a_probe_brings_a_sign_of_life(&make().await).await;
+    it_never_fills_up(&make().await).await;
 }
 
 async fn reads_and_listings_agree(harness: &dyn ReadOnlyHarness) {
@@ -102,4 +103,11 @@ async fn a_probe_brings_a_sign_of_life(harness: &dyn ReadOnlyHarness) {
     let sign = soon("a sign of life", watch.next()).await.expect("a running watch");
     assert!(sign.changes.is_empty());
     assert_eq!(sign.header, now);
+}
+
+async fn it_never_fills_up(harness: &dyn ReadOnlyHarness) {
+    let store = harness.store().await;
+    assert_eq!(store.room().await.expect("an answer"), None);
+    let now = store.list("").await.expect("a listing").header.revision;
+    store.forget_before(now).await.expect("nothing to do");
 }

@@ -125,6 +125,12 @@ impl Store for Slow {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.0.revoke(lease).await
     }
+    async fn room(&self) -> Result<Option<crate::room::Room>, StoreError> {
+        self.0.room().await
+    }
+    async fn forget_before(&self, revision: domicile_model::Revision) -> Result<(), StoreError> {
+        self.0.forget_before(revision).await
+    }
 }
 
 /// How long two of them believe to lead at once when the first one's renewal is answered late.

@@ -17,6 +17,7 @@ use domicile_model::Revision;
 use domicile_model::clock::Clock;
 
 use crate::key::Key;
+use crate::room::Room;
 use crate::store::{Entry, Header, LeaseId, Listing, Store, StoreError, Watcher};
 use crate::txn::{Commit, Txn};
 use state::State;
@@ -177,6 +178,16 @@ impl MemoryStore {
         self.shared.lock().state.cluster = id;
     }
 
+    /// How many bytes the store may have, its history included; none: any number. At first [`crate::room::USUAL_QUOTA`].
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.shared.lock().state.quota = bytes;
+    }
+
+    /// Takes the alarm back that a full store raises, as `etcdctl alarm disarm` does.
+    pub fn disarm(&self) {
+        self.shared.lock().state.full = false;
+    }
+
     /// The revision of the last change.
     #[must_use]
     pub fn revision(&self) -> Revision {
@@ -266,7 +277,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Refused("a lease needs a time to live above zero".to_owned()));
         }
         let now = self.shared.clock.now();
-        Ok(self.shared.call()?.state.grant(ttl, now))
+        self.shared.call()?.state.grant(ttl, now)
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -278,5 +289,18 @@ impl Store for MemoryStore {
         let revoked = self.shared.call()?.state.end_lease(lease);
         self.shared.wake();
         revoked
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        Ok(Some(self.shared.call()?.state.room()))
+    }
+
+    async fn forget_before(&self, revision: Revision) -> Result<(), StoreError> {
+        let done = self.shared.call()?.state.compact(revision);
+        self.shared.wake();
+        match done {
+            Err(StoreError::Compacted(_)) => Ok(()),
+            done => done,
+        }
     }
 }

@@ -8,6 +8,7 @@ use domicile_model::clock::BootTime;
 
 use super::PREFIX;
 use crate::key::Key;
+use crate::room::{Alarm, AlarmKind, Room, USUAL_QUOTA};
 use crate::store::{Change, Entry, Header, LeaseId, StoreError};
 use crate::txn::{Commit, Op, Precondition, Txn};
 
@@ -44,7 +45,16 @@ pub(super) struct State {
     history: BTreeMap<Revision, Vec<Event>>,
     leases: BTreeMap<i64, Lease>,
     next_lease: i64,
+    /// Most bytes that values and history may have.
+    pub(super) quota: Option<u64>,
+    /// The alarm that a full server raises, until it is disarmed.
+    pub(super) full: bool,
+    /// Bytes of values and history together.
+    bytes: u64,
 }
+
+/// What an entry takes beside its key and value, as the server counts it.
+const OVERHEAD: u64 = 256;
 
 impl State {
     pub(super) fn new() -> Self {
@@ -57,6 +67,9 @@ impl State {
             history: BTreeMap::new(),
             leases: BTreeMap::new(),
             next_lease: 1,
+            quota: Some(USUAL_QUOTA),
+            full: false,
+            bytes: 0,
         }
     }
 
@@ -86,6 +99,7 @@ impl State {
         if txn.then.iter().any(lost) {
             return Err(StoreError::LeaseLost);
         }
+        self.admit(txn.then.iter().map(cost).sum())?;
         let mut events = Vec::new();
         let at = self.revision.next();
         for op in &txn.then {
@@ -112,8 +126,39 @@ impl State {
             return Err(StoreError::Refused(format!("revision {revision} is still to come")));
         }
         self.compacted = revision;
-        self.history = self.history.split_off(&revision.next());
+        let kept = self.history.split_off(&revision.next());
+        let gone = std::mem::replace(&mut self.history, kept);
+        // What a key holds now was counted when it was put, and stays.
+        let superseded = |at: Revision, event: &Event| {
+            event.value.is_none() || self.values.get(&event.key).is_none_or(|now| now.modified != at)
+        };
+        let freed: u64 = gone
+            .iter()
+            .flat_map(|(at, events)| events.iter().filter(|e| superseded(*at, e)).map(Event::bytes))
+            .sum();
+        self.bytes = self.bytes.saturating_sub(freed);
         Ok(())
+    }
+
+    /// Refuses what the quota has no room for, as the server does: nothing is put after that until it is disarmed.
+    fn admit(&mut self, cost: u64) -> Result<(), StoreError> {
+        let exceeded = self.quota.is_some_and(|quota| self.bytes.saturating_add(cost) >= quota);
+        if cost > 0 && (self.full || exceeded) {
+            self.full = true;
+            return Err(StoreError::Full { place: super::PLACE.to_owned() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn room(&self) -> Room {
+        let alarm = Alarm { kind: AlarmKind::NoSpace, member: 1 };
+        Room {
+            size: self.bytes,
+            in_use: self.bytes,
+            quota: self.quota,
+            alarms: self.full.then_some(alarm).into_iter().collect(),
+            silent: Vec::new(),
+        }
     }
 
     /// Whether the history from this revision on is still there.
@@ -138,11 +183,14 @@ impl State {
         last.map(|last| (last, changes))
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: BootTime) -> LeaseId {
+    pub(super) fn grant(&mut self, ttl: Duration, now: BootTime) -> Result<LeaseId, StoreError> {
+        if self.full {
+            return Err(StoreError::Full { place: super::PLACE.to_owned() });
+        }
         let id = self.next_lease;
         self.next_lease += 1;
         self.leases.insert(id, Lease { ttl, ends: now + ttl, keys: BTreeSet::new() });
-        LeaseId(id)
+        Ok(LeaseId(id))
     }
 
     pub(super) fn keep_alive(&mut self, lease: LeaseId, now: BootTime) -> Result<(), StoreError> {
@@ -209,6 +257,7 @@ impl State {
     /// Closes a revision. One without events is none.
     fn record(&mut self, events: Vec<Event>) {
         if !events.is_empty() {
+            self.bytes += events.iter().map(Event::bytes).sum::<u64>();
             self.revision = self.revision.next();
             self.history.insert(self.revision, events);
         }
@@ -219,6 +268,25 @@ impl Value {
     fn entry(&self, key: Key) -> Entry {
         Entry { key, value: self.bytes.clone(), created: self.created, modified: self.modified }
     }
+}
+
+impl Event {
+    fn bytes(&self) -> u64 {
+        let value = self.value.as_ref().map_or(0, |value| value.bytes.len());
+        OVERHEAD + length(self.key.len()) + length(value)
+    }
+}
+
+/// What the server counts against its quota before it carries a write out: removals are free.
+fn cost(op: &Op) -> u64 {
+    match op {
+        Op::Put(key, value, _) => OVERHEAD + length(whole(key).len()) + length(value.len()),
+        Op::Delete(_) => 0,
+    }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 fn whole(key: &Key) -> String {
