@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use domicile_model::{CellId, Country, EmergencyStop, Epoch, Freeze, Phase, RegionId, RouterId, TenantId};
+use crate::moves::{Approval, MoveKind};
+
+use domicile_model::{
+    CellId, Country, EmergencyStop, Epoch, Freeze, MoveId, Phase, RegionId, RouterId, TenantId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +39,25 @@ pub struct Status {
     /// Freezes that are not over.
     #[serde(default)]
     pub freezes: Vec<Freeze>,
+    /// What waits for people's approval. None: the registry did not tell.
+    #[serde(default)]
+    pub waiting: Option<Vec<WaitingView>>,
+}
+
+/// Something that waits for people's approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The move.
+    #[serde(rename = "move")]
+    pub moving: MoveId,
+    /// Which workflow.
+    pub kind: MoveKind,
+    /// The cell.
+    pub cell: CellId,
+    /// Who asked for it, and can't approve it.
+    pub by: String,
+    /// What is asked for, and who has approved.
+    pub approval: Approval,
 }
 
 /// `POST /v1/freezes`.

@@ -209,6 +209,31 @@ pub enum FailoverVerb {
         /// The move.
         id: MoveId,
     },
+    /// Approve what a move waits for. Takes the role `approver`; whoever asked for the move can't.
+    Approve {
+        /// The move.
+        id: MoveId,
+        /// What you approve, as `failover show` names it [default: shown, and asked about]
+        #[arg(long)]
+        hash: Option<String>,
+        /// What to keep with it in the log.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Show what would be approved, and approve nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Refuse what a move waits for: it ends, and nothing was changed. Takes the role `approver`.
+    Reject {
+        /// The move.
+        id: MoveId,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: String,
+    },
     /// Emergency stop: no move starts, planned or forced, and a running one stops before its next calm step.
     StopAll {
         /// Why, for the log.
@@ -320,7 +345,8 @@ pub struct ServeArgs {
     /// Where the other control planes reach it, if not at the address it listens on.
     #[arg(long, value_parser = address)]
     pub advertise: Option<SocketAddr>,
-    /// The operators: a file with lines `name sha256-of-token-in-hex`.
+    /// The operators: a file with lines `name sha256-of-token-in-hex [roles]`; roles are viewer, operator (the default),
+    /// approver and admin, joined by commas.
     #[arg(long)]
     pub tokens: PathBuf,
     /// The secret of the agents: file:/path or env:NAME.

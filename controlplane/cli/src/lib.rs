@@ -149,6 +149,13 @@ async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result
             verbs::run(Verb::Pause(because(reason)), *id, client, out).await
         }
         FailoverVerb::Resume { id } => verbs::run(Verb::Resume, *id, client, out).await,
+        FailoverVerb::Approve { id, hash, reason, dry_run, yes } => {
+            let how = failover::approve::How { hash: hash.as_deref(), reason, dry_run: *dry_run, yes: *yes };
+            failover::approve::run(*id, &how, client, out).await
+        }
+        FailoverVerb::Reject { id, reason } => {
+            verbs::run(Verb::Reject(because(reason)), *id, client, out).await
+        }
         FailoverVerb::StopAll { reason } => failover::stop::stop(reason, client, out).await,
         FailoverVerb::AllowAll => failover::stop::allow(client, out).await,
         FailoverVerb::Losses { id } => failover::losses::run(*id, client, out).await,

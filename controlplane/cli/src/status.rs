@@ -1,12 +1,29 @@
 //! `domicile status`: who serves what now.
 
-use domicile_api::views::Status;
+use domicile_api::views::{Status, WaitingView};
 
 use crate::cell::list::{problems, table};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::out::{Out, millis, or_dash};
+use crate::failover::kind;
+use crate::out::{Out, joined, millis, or_dash};
+
+fn rows(waiting: &[WaitingView]) -> Vec<Vec<String>> {
+    let row = |w: &WaitingView| {
+        let given: Vec<&String> = w.approval.given.iter().map(|g| &g.by).collect();
+        vec![
+            w.moving.to_string(),
+            kind(w.kind).to_owned(),
+            w.cell.to_string(),
+            w.by.clone(),
+            joined(&given),
+            w.approval.need.people().to_string(),
+            format!("{:.0}", w.approval.until),
+        ]
+    };
+    waiting.iter().map(row).collect()
+}
 
 /// Runs it. Without a leader the table is still shown, and the exit code says so.
 ///
@@ -30,6 +47,17 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
                 out.stdout,
                 "ALL MOVES ARE STOPPED by {} since {:.0}: {}; `domicile failover allow-all` lifts it",
                 stop.by, stop.at, stop.reason
+            )?;
+        }
+        if status.waiting.is_none() {
+            out.say("whether something waits for approval is unknown: the registry did not tell")?;
+        }
+        let waiting = status.waiting.as_deref().unwrap_or_default();
+        if !waiting.is_empty() {
+            writeln!(out.stdout)?;
+            out.table(
+                &["WAITS FOR APPROVAL", "KIND", "CELL", "ASKED BY", "APPROVED BY", "NEEDS", "UNTIL"],
+                rows(waiting),
             )?;
         }
         if !status.freezes.is_empty() {

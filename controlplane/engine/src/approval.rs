@@ -3,8 +3,11 @@
 use domicile_api::moves::{
     Approval, Approved, Check, LogEvent, MoveKind, MovePlan, MoveRequest, MoveStatus, Seen,
 };
+use domicile_api::views::WaitingView;
 use domicile_model::{Approvals, CellId, MoveId, Need};
 use domicile_seal::{Digest, canonical_of};
+use domicile_store::Key;
+use domicile_store::codec::decode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -144,7 +147,30 @@ pub(crate) fn differs(before: &[Seen], now: &[Seen]) -> String {
     if all.is_empty() { "the cell, its tenants or its placement".to_owned() } else { all.join("; ") }
 }
 
+/// Most records that one read asks for.
+const MOST_READ: usize = 100;
+
 impl Engine {
+    /// Which of these moves wait for people.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub async fn waiting(&self, ids: &[MoveId]) -> Result<Vec<WaitingView>, MoveError> {
+        let mut found = Vec::new();
+        for some in ids.chunks(MOST_READ) {
+            let keys: Vec<Key> = some.iter().copied().map(Key::Workflow).collect();
+            let (_, entries) = self.shared.store.read(&keys).await?;
+            for entry in entries.into_iter().flatten() {
+                let flow: Workflow = decode(&entry.value)?;
+                if let Some(approval) = flow.approval.clone().filter(|_| flow.waits_for_approval()) {
+                    let (moving, kind) = (flow.id, flow.definition);
+                    found.push(WaitingView { moving, kind, cell: flow.cell, by: flow.by, approval });
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// A person approves what a move is about to do, as the hash names it. The last one that is needed lets it go on,
     /// after another look. A repeat by the same person changes nothing.
     ///
@@ -153,7 +179,7 @@ impl Engine {
     /// is up, or this control plane does not lead.
     pub async fn approve(&self, id: MoveId, hash: &str, note: &str, said: Said<'_>) -> Result<(), MoveError> {
         for _ in 0..TRIES {
-            let mut run = self.waiting(id, &said).await?;
+            let mut run = self.asking(id, &said).await?;
             let flow = &run.flow;
             let Some(approval) = flow.approval.clone() else { return Err(not_asked(id)) };
             let now = (self.shared.options.wall)();
@@ -215,7 +241,7 @@ impl Engine {
     /// When the move does not wait for approval, or this control plane does not lead.
     pub async fn reject(&self, id: MoveId, reason: &str, said: Said<'_>) -> Result<(), MoveError> {
         for _ in 0..TRIES {
-            let mut run = self.waiting(id, &said).await?;
+            let mut run = self.asking(id, &said).await?;
             let line = format!("rejected by {}: {reason}", said.by);
             let edge = Edge::of(definitions::APPROVE, LogEvent::Verb, &line).with(said.also.clone());
             let because = line.clone();
@@ -239,7 +265,7 @@ impl Engine {
         Err(not_now(Halt::Conflict))
     }
 
-    async fn waiting(&self, id: MoveId, said: &Said<'_>) -> Result<Run, MoveError> {
+    async fn asking(&self, id: MoveId, said: &Said<'_>) -> Result<Run, MoveError> {
         let run = Run::load(self.shared.clone(), said.leadership.clone(), said.world.clone(), id).await;
         let run = run.map_err(not_now)?.ok_or_else(|| no_such_move(id))?;
         if run.flow.waits_for_approval() { Ok(run) } else { Err(not_waiting(&run.flow)) }

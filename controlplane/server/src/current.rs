@@ -19,7 +19,7 @@ pub struct Current {
     pub asked: BootTime,
     /// The name of the control plane that leads.
     pub leader: Option<String>,
-    /// Regions, jurisdictions, cells and tenants.
+    /// Regions, jurisdictions, cells, tenants and the approval policy.
     pub fleet: Fleet,
     /// Where each of these keys, and each host claim, was last changed.
     pub modified: BTreeMap<Key, Revision>,
@@ -45,7 +45,7 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 11] = [
+const VIEWS: [&str; 12] = [
     "regions/",
     "jurisdictions/",
     "cells/",
@@ -56,6 +56,7 @@ const VIEWS: [&str; 11] = [
     "witnesses/",
     "freezes/",
     "stop",
+    "approvals",
     "agents/",
 ];
 
@@ -139,6 +140,7 @@ impl Current {
                     self.moves.insert(id.clone(), moving);
                 }
             }
+            Key::Approvals => self.fleet.approvals = self.decode(&entry),
             Key::Stop => self.stop = self.decode(&entry),
             Key::Freeze(id) => {
                 if let Some(freeze) = self.decode(&entry) {

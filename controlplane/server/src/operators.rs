@@ -1,10 +1,71 @@
-//! Who may call: operators by name, their tokens hashed at rest.
+//! Who may call and do what: operators by name with their roles, their tokens hashed at rest.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+/// What a name in the operators' file may do. Everybody who stands in it may look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Looks, and no more.
+    Viewer,
+    /// Changes things: applies files, starts moves and speaks to them. What a line without roles gives.
+    Operator,
+    /// Approves or rejects what others have asked for.
+    Approver,
+    /// May let the approval policy ask for fewer people.
+    Admin,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Approver, Self::Admin];
+
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Approver => "approver",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The roles of a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roles(BTreeSet<Role>);
+
+impl Roles {
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+
+    /// Reads `operator,approver`.
+    fn parse(text: &str) -> Option<Self> {
+        let role = |word: &str| Role::ALL.into_iter().find(|role| role.as_str() == word);
+        text.split(',').map(role).collect::<Option<_>>().map(Self)
+    }
+}
+
+impl Default for Roles {
+    /// What every name could do before there were roles.
+    fn default() -> Self {
+        Self([Role::Operator].into())
+    }
+}
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 2 << 20;
@@ -25,9 +86,9 @@ pub enum OperatorsError {
         #[source]
         source: std::io::Error,
     },
-    /// A line is not `name sha256-in-hex`. The line itself is not repeated: it may hold a token in the clear.
+    /// A line is not `name sha256-in-hex [roles]`. The line itself is not repeated: it may hold a token in the clear.
     #[error(
-        "the operators' file {path}, line {line}: {what}; write `name` and the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum)"
+        "the operators' file {path}, line {line}: {what}; write `name`, the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum), and, if not `operator` alone, the roles as in `operator,approver` (viewer, operator, approver, admin)"
     )]
     Line {
         /// The file.
@@ -53,7 +114,15 @@ pub enum OperatorsError {
 
 /// Everybody who may call.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Operators(Vec<(String, [u8; 32])>);
+pub struct Operators(Vec<Known>);
+
+/// A line of the file.
+#[derive(Clone, PartialEq, Eq)]
+struct Known {
+    name: String,
+    hash: [u8; 32],
+    roles: Roles,
+}
 
 /// The caller, as it stands in moves and in the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,12 +157,13 @@ impl Operators {
         self.0.is_empty()
     }
 
-    /// Reads the text of the file: lines `name sha256-in-hex`, blank lines and lines that begin with `#` ignored.
+    /// Reads the text of the file: lines `name sha256-in-hex`, with roles after that if it is not
+    /// `operator` alone; blank lines and lines that begin with `#` ignored.
     ///
     /// # Errors
     /// When a line is wrong, a name stands twice, or there is nobody.
     pub fn parse(path: &Path, text: &str) -> Result<Self, OperatorsError> {
-        let mut list: Vec<(String, [u8; 32])> = Vec::new();
+        let mut list: Vec<Known> = Vec::new();
         for (n, line) in text.lines().enumerate() {
             let wrong = |what| OperatorsError::Line { path: path.to_owned(), line: n + 1, what };
             let line = line.trim();
@@ -101,8 +171,10 @@ impl Operators {
                 continue;
             }
             let mut words = line.split_ascii_whitespace();
-            let (Some(name), Some(hash), None) = (words.next(), words.next(), words.next()) else {
-                return Err(wrong("it does not have two words"));
+            let (Some(name), Some(hash), roles, None) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
+                return Err(wrong("it does not have two or three words"));
             };
             let named = name.len() <= 64
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@'));
@@ -112,13 +184,20 @@ impl Operators {
             let mut bytes = [0; 32];
             hex::decode_to_slice(hash, &mut bytes)
                 .map_err(|_| wrong("the hash is not 64 hexadecimal digits"))?;
-            if list.iter().any(|(known, _)| known == name) {
+            let roles = match roles {
+                None => Roles::default(),
+                Some(text) => Roles::parse(text).ok_or_else(|| {
+                    wrong("the third word is not a list of roles, such as `operator,approver`")
+                })?,
+            };
+            // A person is counted by name: two spellings of one name would be two people.
+            if list.iter().any(|known| known.name.eq_ignore_ascii_case(name)) {
                 return Err(wrong("the name stands twice"));
             }
             if list.len() == MOST {
                 return Err(wrong("there are more than 10 000 operators"));
             }
-            list.push((name.to_owned(), bytes));
+            list.push(Known { name: name.to_owned(), hash: bytes, roles });
         }
         if list.is_empty() {
             return Err(OperatorsError::Empty { path: path.to_owned() });
@@ -126,18 +205,18 @@ impl Operators {
         Ok(Self(list))
     }
 
-    /// Whose token this is. Takes the same time for every wrong token.
+    /// Whose token this is, and what that one may do. Takes the same time for every wrong token.
     #[must_use]
-    pub fn whose(&self, token: &str) -> Option<Operator> {
+    pub fn whose(&self, token: &str) -> Option<(Operator, Roles)> {
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return None;
         }
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
         // No early way out: how far the list was read must not show in the time.
-        for (name, known) in &self.0 {
-            if bool::from(known.ct_eq(&hash)) {
-                found = Some(Operator(name.clone()));
+        for known in &self.0 {
+            if bool::from(known.hash.ct_eq(&hash)) {
+                found = Some((Operator(known.name.clone()), known.roles.clone()));
             }
         }
         found
@@ -166,11 +245,31 @@ mod tests {
     fn a_token_leads_to_its_name_and_nothing_else_does() {
         let text = format!("# people\nann {}\n\nbob  {}\n", hash("a-token"), hash("b-token"));
         let operators = parse(&text).unwrap();
-        assert_eq!(operators.whose("b-token"), Some(Operator("bob".into())));
-        assert_eq!(operators.whose("a-token"), Some(Operator("ann".into())));
+        let operator = |name: &str| Some((Operator(name.into()), Roles::default()));
+        assert_eq!(operators.whose("b-token"), operator("bob"));
+        assert_eq!(operators.whose("a-token"), operator("ann"));
         for wrong in ["", "c-token", &hash("a-token"), &"x".repeat(2000)] {
             assert_eq!(operators.whose(wrong), None);
         }
+    }
+
+    #[test]
+    fn a_line_without_roles_may_do_what_it_always_could_and_no_more() {
+        let text =
+            format!("ann {}\nbob {} approver,operator\neve {} viewer\n", hash("a"), hash("b"), hash("c"));
+        let operators = parse(&text).unwrap();
+        let may = |token: &str| {
+            let (_, roles) = operators.whose(token).unwrap();
+            Role::ALL.map(|role| roles.has(role))
+        };
+        assert_eq!(may("a"), [false, true, false, false]);
+        assert_eq!(may("b"), [false, true, true, false]);
+        assert_eq!(may("c"), [true, false, false, false]);
+        for wrong in ["root", "operator,", "operator approver", "Operator", ","] {
+            assert!(parse(&format!("ann {} {wrong}", hash("a"))).is_err(), "{wrong}");
+        }
+        // One person in two spellings would be two.
+        assert!(parse(&format!("ann {}\nAnn {}\n", hash("a"), hash("b"))).is_err());
     }
 
     #[test]

@@ -128,3 +128,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn approvals_are_none_where_nobody_asks_for_any() {
+    use domicile_model::{Approvals, CellId, Change, Need};
+    let tenant = "[tenants.mercy]\nprimary = \"us-east-1\"\ndr = \"us-west-2\"\n";
+    let read = |text: &str| parse("f", &format!("{REGIONS}\n{text}\n{tenant}")).unwrap().approvals;
+    assert_eq!(read(""), None, "a file that says nothing changes nothing");
+    assert_eq!(read("[approvals]"), Some(Approvals::default()));
+    let policy = read(
+        "[approvals]\nswitchover = \"one\"\nexpires = \"30m\"\n[approvals.cells.mercy]\nfailover = \"two\"",
+    );
+    let policy = policy.unwrap();
+    let (mercy, other) = (CellId::new("mercy").unwrap(), CellId::new("other").unwrap());
+    assert_eq!(policy.expires_ms, 1_800_000);
+    assert_eq!(policy.need(&mercy, Change::Switchover), Need::One);
+    assert_eq!(policy.need(&mercy, Change::Failover), Need::Two);
+    assert_eq!(policy.need(&other, Change::Failover), Need::None);
+}

@@ -115,6 +115,24 @@ impl Approvals {
         let own = self.cells.get(cell).and_then(|cell| cell.get(&change));
         own.or_else(|| self.fleet.get(&change)).copied().unwrap_or_default()
     }
+
+    /// The first place, as in regions.toml, where this policy asks for fewer people than `old` did; none if it does
+    /// nowhere.
+    #[must_use]
+    pub fn weaker_than(&self, old: &Self) -> Option<String> {
+        let fleet = |change: Change| {
+            let needs = |policy: &Self| policy.fleet.get(&change).copied().unwrap_or_default();
+            (needs(self) < needs(old)).then(|| format!("approvals.{}", change.as_str()))
+        };
+        let cell = |cell: &CellId| {
+            let weaker = Change::ALL.into_iter().find(|c| self.need(cell, *c) < old.need(cell, *c))?;
+            Some(format!("approvals.cells.{cell}.{}", weaker.as_str()))
+        };
+        Change::ALL
+            .into_iter()
+            .find_map(fleet)
+            .or_else(|| self.cells.keys().chain(old.cells.keys()).find_map(cell))
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +157,23 @@ mod tests {
             "what nobody names waits for nobody"
         );
         assert_eq!(Approvals::default().need(&cell("a"), Change::Close), Need::None);
+    }
+
+    #[test]
+    fn a_policy_is_weaker_where_any_cell_waits_for_fewer_people() {
+        let policy = |fleet: &[(Change, Need)], cell: &[(Change, Need)]| Approvals {
+            fleet: fleet.iter().copied().collect(),
+            cells: [(CellId::new("a").unwrap(), cell.iter().copied().collect())].into(),
+            ..Approvals::default()
+        };
+        let old = policy(&[(Change::Close, Need::One)], &[(Change::Close, Need::Two)]);
+        assert_eq!(old.weaker_than(&old), None);
+        assert_eq!(policy(&[(Change::Close, Need::Two)], &[]).weaker_than(&old), None, "two either way");
+        let weaker = policy(&[(Change::Close, Need::One)], &[]).weaker_than(&old);
+        assert_eq!(weaker.as_deref(), Some("approvals.cells.a.close"));
+        assert_eq!(Approvals::default().weaker_than(&old).as_deref(), Some("approvals.close"));
+        let one = policy(&[(Change::Close, Need::One)], &[(Change::Close, Need::None)]);
+        assert_eq!(one.weaker_than(&Approvals::default()), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::Approvals;
 use crate::host::HostPattern;
 use crate::ids::{CellId, Country, JurisdictionId, RegionId, TenantId};
 use crate::residency::Residency;
@@ -21,6 +22,8 @@ pub struct Fleet {
     pub cells: BTreeMap<CellId, Cell>,
     /// By id.
     pub tenants: BTreeMap<TenantId, Tenant>,
+    /// Whose approval changes wait for. None: nothing is said about it.
+    pub approvals: Option<Approvals>,
 }
 
 /// The key `regions/<id>`.

@@ -38,6 +38,14 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
             }
         }
     }
+    for cell in fleet.approvals.iter().flat_map(|a| a.cells.keys()).filter(|c| !fleet.cells.contains_key(*c))
+    {
+        found.push(Violation {
+            path: path(&["approvals", "cells", cell.as_str()]),
+            what: format!("cell `{cell}` does not exist"),
+            hint: "use a cell of [cells], or a tenant that has a cell of its own".into(),
+        });
+    }
     found
 }
 

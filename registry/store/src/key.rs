@@ -60,7 +60,7 @@ pub enum Key {
 pub struct KeyError(String);
 
 /// The kinds of things whose history is kept.
-const HISTORY_KINDS: [&str; 5] = ["placement", "cell", "tenant", "region", "jurisdiction"];
+const HISTORY_KINDS: [&str; 6] = ["placement", "cell", "tenant", "region", "jurisdiction", "approvals"];
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

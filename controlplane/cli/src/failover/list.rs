@@ -5,7 +5,7 @@ use domicile_api::moves::MoveView;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::failover::{kind, status};
+use crate::failover::{kind, standing};
 use crate::out::{Out, or_dash};
 
 /// Runs it.
@@ -27,7 +27,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
                 m.cell.to_string(),
                 or_dash(m.from.as_ref()),
                 m.to.to_string(),
-                status(&m.status),
+                standing(m),
                 m.step.clone(),
                 m.by.clone(),
                 m.created.to_string(),

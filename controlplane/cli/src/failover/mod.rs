@@ -1,5 +1,6 @@
 //! `domicile failover …`: planned moves, and forced ones when a region is lost.
 
+pub mod approve;
 pub mod list;
 pub mod losses;
 pub mod plan;
@@ -9,7 +10,7 @@ pub mod stop;
 pub mod verbs;
 pub mod watch;
 
-use domicile_api::moves::{MoveKind, MoveRequest, MoveStatus};
+use domicile_api::moves::{MoveKind, MoveRequest, MoveStatus, MoveView};
 use domicile_api::views::TenantView;
 
 use crate::args::MoveArgs;
@@ -52,6 +53,19 @@ pub(crate) fn status(status: &MoveStatus) -> String {
         MoveStatus::Done => "done".into(),
         MoveStatus::RolledBack { why } => format!("rolled back: {why}"),
         MoveStatus::Stuck { step, why } => format!("stuck at {step}: {why}"),
+    }
+}
+
+/// How a move stands, and whom it waits for.
+pub(crate) fn standing(view: &MoveView) -> String {
+    match view.waits_for() {
+        Some(approval) => format!(
+            "waits for approval, {} of {} until {:.0}",
+            approval.given.len(),
+            approval.need.people(),
+            approval.until
+        ),
+        None => status(&view.status),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use domicile_api::moves::{LossPreview, MovePlan, Verdict};
 
+use domicile_model::Need;
+
 use crate::args::MoveArgs;
 use crate::client::Client;
 use crate::exit::Exit;
@@ -37,7 +39,7 @@ fn blocked(plan: &MovePlan) -> bool {
 }
 
 /// A verdict in one word.
-const fn verdict(verdict: Verdict) -> &'static str {
+pub(crate) const fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Passed => "passed",
         Verdict::Failed => "FAILED",
@@ -55,6 +57,14 @@ pub(crate) fn lines(plan: &MovePlan) -> Vec<(&'static str, String)> {
         ("tenants", joined(&plan.tenants)),
         ("steps  ", plan.steps.join(" → ")),
     ];
+    if plan.approval != Need::None {
+        let people = plan.approval.people();
+        let text = format!(
+            "waits {} for the approval of {people} other than the one who asks, and ends without it",
+            plan.approval_expires_ms.map_or_else(|| "for a while".to_owned(), millis)
+        );
+        lines.push(("approve", text));
+    }
     if let Some(p) = &plan.preview {
         lines.push(("loss   ", preview(p)));
     }

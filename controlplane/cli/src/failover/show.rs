@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
 use crate::failover::watch::event;
-use crate::failover::{kind, status};
+use crate::failover::{approve, kind, standing};
 use crate::out::{Out, millis, or_dash};
 
 /// Runs it.
@@ -33,14 +33,18 @@ pub(crate) fn table(view: &MoveView, out: &mut Out) -> Result<(), Failure> {
         ("cell", view.cell.to_string()),
         ("from", or_dash(view.from.as_ref())),
         ("to", view.to.to_string()),
-        ("status", status(&view.status)),
+        ("status", standing(view)),
         ("step", view.step.clone()),
         ("paused", or_dash(view.paused.as_ref().map(|p| format!("by {}: {}", p.by, p.reason)).as_ref())),
         ("asked for by", view.by.clone()),
         ("created", view.created.to_string()),
         ("updated", view.updated.to_string()),
     ];
+    if let Some(approval) = &view.approval {
+        pairs.extend(approve::lines(approval));
+    }
     let measured = [
+        ("waited for approval", facts.approval_ms.map(millis)),
         ("stopped by", facts.stopped_by.clone()),
         ("waited for the fence", facts.fence_wait_ms.map(millis)),
         ("closed for", facts.closed_ms.map(millis)),

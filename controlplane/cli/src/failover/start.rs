@@ -58,6 +58,13 @@ pub async fn run(args: &StartArgs, client: &Client, out: &mut Out) -> Result<Exi
         Some(until) => watch::follow(started.id, until, client, out).await?,
         None => started,
     };
+    if let Some(approval) = last.waits_for() {
+        let people = approval.need.people();
+        out.say(&format!(
+            "it waits until {:.0} for the approval of {people} other than {}: `domicile failover approve {}`",
+            approval.until, last.by, last.id
+        ))?;
+    }
     if out.json {
         out.data(&last)?;
     } else {

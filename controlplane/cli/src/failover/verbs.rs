@@ -1,4 +1,4 @@
-//! `domicile failover retry|rollback|skip|pause|resume ID`: what a person says to a move that has begun.
+//! `domicile failover retry|rollback|skip|pause|resume|reject ID`: what a person says to a move that has begun.
 
 use domicile_api::moves::{MoveView, ReasonRequest, RetryRequest};
 use domicile_model::MoveId;
@@ -6,7 +6,7 @@ use domicile_model::MoveId;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::failover::status;
+use crate::failover::standing;
 use crate::out::Out;
 
 /// What the person says.
@@ -22,6 +22,8 @@ pub enum Verb {
     Pause(ReasonRequest),
     /// Go on.
     Resume,
+    /// End it instead of approving it.
+    Reject(ReasonRequest),
 }
 
 /// Runs it.
@@ -36,6 +38,7 @@ pub async fn run(verb: Verb, id: MoveId, client: &Client, out: &mut Out) -> Resu
         Verb::Skip(reason) => ("skip", client.verb(&path("skip"), &reason).await?),
         Verb::Pause(reason) => ("pause", client.verb(&path("pause"), &reason).await?),
         Verb::Resume => ("resume", client.verb(&path("resume"), &()).await?),
+        Verb::Reject(reason) => ("reject", client.verb(&path("reject"), &reason).await?),
     };
     if out.json {
         out.data(&view)?;
@@ -43,7 +46,7 @@ pub async fn run(verb: Verb, id: MoveId, client: &Client, out: &mut Out) -> Resu
         writeln!(out.stdout, "{}", view.id)?;
         out.say(&format!(
             "{word} accepted; {}. Follow it with `domicile failover watch {id}`",
-            status(&view.status)
+            standing(&view)
         ))?;
     }
     Ok(Exit::Ok)

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
 use crate::failover::show::table;
-use crate::failover::status;
+use crate::failover::standing;
 use crate::out::Out;
 
 /// How long all servers may be silent before watching gives up. The move itself goes on without a watcher.
@@ -169,7 +169,7 @@ impl Shown {
             self.line(&format!("{:<12} {}{note}", entry.step, event(entry.event)), out)?;
         }
         self.entries = view.log.iter().map(|e| e.n).max().unwrap_or(0).max(self.entries);
-        let now = status(&view.status);
+        let now = standing(view);
         if now != self.status {
             self.line(&now, out)?;
             self.status = now;

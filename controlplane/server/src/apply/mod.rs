@@ -17,7 +17,7 @@ use domicile_store::{Commit, Key, Leadership, Precondition, Store, StoreError, T
 
 use crate::audit::AuditEntry;
 use crate::current::Current;
-use plan::{Plan, plan};
+use plan::{Plan, plan, weakens};
 
 /// How often a conflict is planned anew. Within one leader applies queue, so only a move that goes on meanwhile
 /// can be in the way.
@@ -29,6 +29,14 @@ pub enum ApplyError {
     /// Some changes are refused; nothing was applied by this try.
     #[error("{} of the changes are refused; nothing was applied", .0.len())]
     Refused(Vec<PlannedChange>),
+    /// The approval policy would ask for fewer people, and this operator may not decide that.
+    #[error("{place} would ask for fewer people than now, which {by} may not decide; nothing was applied")]
+    Weakens {
+        /// The operator.
+        by: String,
+        /// Where, as in the file.
+        place: String,
+    },
     /// The registry holds what this program can't read, so it writes nothing that may depend on it.
     #[error("the registry holds records that this program can't read: {}", .0.join("; "))]
     Unreadable(Vec<String>),
@@ -60,6 +68,8 @@ pub struct Applier<'a> {
     pub server: &'a str,
     /// The operator.
     pub by: &'a str,
+    /// Whether this operator may let the approval policy ask for fewer people.
+    pub may_weaken: bool,
     /// A switch that breaks the product, for the test that must be seen to fail.
     #[cfg(test)]
     pub(crate) unfenced: bool,
@@ -92,7 +102,7 @@ impl Applier<'_> {
         let mut begun = false;
         self.apply_all(wanted, prune, &mut begun).await.map_err(|error| match error {
             // Those say what they say of this try only, and the file stays refused.
-            ApplyError::Refused(_) | ApplyError::Unreadable(_) => error,
+            ApplyError::Refused(_) | ApplyError::Unreadable(_) | ApplyError::Weakens { .. } => error,
             error if begun => ApplyError::Partly(Box::new(error)),
             error => error,
         })
@@ -108,6 +118,9 @@ impl Applier<'_> {
         let mut reached = 0;
         for _ in 0..TRIES {
             let (plan, current) = look(self.store, self.clock, wanted, prune).await?;
+            if let Some(place) = weakens(&current, wanted, prune).filter(|_| !self.may_weaken) {
+                return Err(ApplyError::Weakens { by: self.by.to_owned(), place });
+            }
             let refused: Vec<PlannedChange> = plan.refused().cloned().collect();
             if !refused.is_empty() {
                 return Err(ApplyError::Refused(refused));

@@ -53,6 +53,7 @@ pub fn plan(current: &Current, wanted: &Fleet, prune: bool) -> Plan {
     let mut planner = Planner::new(current, wanted, prune);
     planner.regions();
     planner.cells();
+    planner.approvals();
     planner.tenants();
     planner.removals();
     planner.residency();
@@ -88,6 +89,9 @@ impl<'a> Planner<'a> {
         after.cells.extend(wanted.cells.clone());
         after.regions.extend(wanted.regions.clone());
         after.jurisdictions.extend(wanted.jurisdictions.clone());
+        if prune || wanted.approvals.is_some() {
+            after.approvals.clone_from(&wanted.approvals);
+        }
         let version = u64::try_from(current.revision.next().0).unwrap_or(0);
         Self {
             current,
@@ -220,6 +224,34 @@ impl<'a> Planner<'a> {
             };
             self.say(if exists { "change" } else { "add" }, "cell", id, why);
             self.cells.push(unit);
+        }
+    }
+
+    /// The approval policy. A file that says nothing about it keeps it.
+    fn approvals(&mut self) {
+        let (old, id) = (self.current.fleet.approvals.as_ref(), "fleet");
+        match (&self.wanted.approvals, old) {
+            (Some(new), _) => {
+                let Some((unit, exists)) = self.put("approvals", id, Key::Approvals, old, new) else {
+                    return;
+                };
+                self.say(if exists { "change" } else { "add" }, "approvals", &id, asked(new));
+                self.geography.push(unit);
+            }
+            (None, Some(_)) if self.prune => {
+                self.say(
+                    "remove",
+                    "approvals",
+                    &id,
+                    "the file does not name them: no change waits for approval",
+                );
+                let unit = self.remove("approvals", id, Key::Approvals);
+                self.gone.push(unit);
+            }
+            (None, Some(_)) => {
+                self.say("keep", "approvals", &id, "the file does not name them; --prune removes them");
+            }
+            (None, None) => {}
         }
     }
 
@@ -368,6 +400,28 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// Where the approval policy as it would stand asks for fewer people than it does now; none if nowhere.
+#[must_use]
+pub fn weakens(current: &Current, wanted: &Fleet, prune: bool) -> Option<String> {
+    let old = current.fleet.approvals.as_ref()?;
+    match &wanted.approvals {
+        Some(new) => new.weaker_than(old),
+        None if prune => domicile_model::Approvals::default().weaker_than(old),
+        None => None,
+    }
+}
+
+/// Whose approval a policy asks for, in a few words.
+fn asked(policy: &domicile_model::Approvals) -> String {
+    let needs = |needs: &std::collections::BTreeMap<domicile_model::Change, domicile_model::Need>| {
+        needs.iter().map(|(c, n)| format!("{} {n}", c.as_str())).collect::<Vec<_>>().join(", ")
+    };
+    let mut parts = vec![if policy.fleet.is_empty() { "nobody".to_owned() } else { needs(&policy.fleet) }];
+    parts.extend(policy.cells.iter().map(|(cell, own)| format!("in cell {cell}: {}", needs(own))));
+    parts.push(format!("within {} s", policy.expires_ms / 1000));
+    parts.join("; ")
+}
+
 fn change(action: &str, what: &str, id: &dyn std::fmt::Display, why: impl Into<String>) -> PlannedChange {
     PlannedChange { action: action.into(), what: what.into(), id: id.to_string(), why: why.into() }
 }
@@ -384,6 +438,7 @@ fn singular(head: &str) -> &'static str {
         "regions" => "region",
         "jurisdictions" => "jurisdiction",
         "cells" => "cell",
+        "approvals" => "approvals",
         _ => "tenant",
     }
 }

@@ -59,6 +59,7 @@ struct Bench {
     world: World,
     reign: Reign,
     unfenced: bool,
+    may_weaken: bool,
 }
 
 impl Bench {
@@ -67,7 +68,7 @@ impl Bench {
         let store = std::sync::Arc::new(MemoryStore::new(clock.clone()));
         let world = init_world(&*store, FenceConstants::DEFAULT).await.unwrap();
         let reign = Self::lead(&store, &clock, &world).await;
-        Self { store, clock, world, reign, unfenced: false }
+        Self { store, clock, world, reign, unfenced: false, may_weaken: false }
     }
 
     async fn lead(store: &std::sync::Arc<MemoryStore>, clock: &Clock, world: &World) -> Reign {
@@ -97,6 +98,7 @@ impl Bench {
             leadership: self.reign.leadership(),
             server: "a",
             by: "ann",
+            may_weaken: self.may_weaken,
             unfenced: self.unfenced,
         };
         applier.apply(&fleet(text), prune).await
@@ -439,4 +441,35 @@ fn one_precondition_is_asked_once() {
     both.join(unit());
     assert_eq!(both.when.len(), 1);
     assert!(both.then.iter().all(|op| matches!(op, Op::Delete(_))));
+}
+
+#[tokio::test]
+async fn the_approval_policy_is_kept_changed_and_only_weakened_by_who_may() {
+    let mut bench = Bench::new().await;
+    let strict = format!("{SMALL}\n[approvals]\nfailover = \"two\"\n");
+    let report = bench.apply(&strict, false).await.unwrap();
+    assert!(report.changes.iter().any(|c| c.what == "approvals" && c.action == "add"), "{report:#?}");
+    let standing = async |bench: &Bench| -> Option<domicile_model::Approvals> {
+        let (_, found) = bench.store.read(&[Key::Approvals]).await.unwrap();
+        found[0].as_ref().map(|e| codec::decode(&e.value).unwrap())
+    };
+    let policy = standing(&bench).await.unwrap();
+    // A file that says nothing about it keeps it, and says so.
+    let report = bench.apply(SMALL, false).await.unwrap();
+    assert!(report.changes.iter().any(|c| c.what == "approvals" && c.action == "keep"), "{report:#?}");
+    assert_eq!(standing(&bench).await.as_ref(), Some(&policy));
+    let weak = format!("{SMALL}\n[approvals]\nfailover = \"one\"\n");
+    for (text, prune) in [(weak.as_str(), false), (SMALL, true)] {
+        let refused = bench.apply(text, prune).await.unwrap_err();
+        assert!(
+            matches!(&refused, ApplyError::Weakens { place, .. } if place == "approvals.failover"),
+            "{refused}"
+        );
+        assert_eq!(standing(&bench).await.as_ref(), Some(&policy));
+    }
+    bench.may_weaken = true;
+    bench.apply(&weak, false).await.unwrap();
+    assert_ne!(standing(&bench).await.unwrap(), policy);
+    bench.apply(SMALL, true).await.unwrap();
+    assert_eq!(standing(&bench).await, None);
 }

@@ -1,4 +1,4 @@
-//! Who calls.
+//! Who calls, and whether that one may do this.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use http::header;
 
 use crate::app::App;
 use crate::http::problem::Refusal;
+use crate::operators::{Operator, Role, Roles};
 
 /// Lets only operators through, and says to the handlers who it is.
 pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -19,8 +20,9 @@ pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, 
     let why = match token {
         None => "no operator token came with the request (`Authorization: Bearer …`)",
         Some((_, token)) => match operators.whose(token.trim()) {
-            Some(operator) => {
+            Some((operator, roles)) => {
                 request.extensions_mut().insert(operator);
+                request.extensions_mut().insert(roles);
                 request.extensions_mut().insert(operators);
                 return next.run(request).await;
             }
@@ -38,5 +40,28 @@ pub(crate) async fn operator(State(app): State<Arc<App>>, mut request: Request, 
         "compare its SHA-256 (printf %s \"$TOKEN\" | sha256sum) with the file that this control plane was given as --tokens; \
          the file is read again when it changes",
     );
+    Refusal::from(problem).into_response()
+}
+
+/// Lets only those through who may change things. Asked where the change is made: the leader's file decides.
+pub(crate) async fn changes(request: Request, next: Next) -> Response {
+    needs(Role::Operator, request, next).await
+}
+
+/// Lets only those through who may approve.
+pub(crate) async fn approves(request: Request, next: Next) -> Response {
+    needs(Role::Approver, request, next).await
+}
+
+async fn needs(role: Role, request: Request, next: Next) -> Response {
+    if request.extensions().get::<Roles>().is_some_and(|roles| roles.has(role)) {
+        return next.run(request).await;
+    }
+    let who = request.extensions().get::<Operator>().map_or("nobody", |o| &*o.0);
+    let problem =
+        Problem::new("forbidden", "Not allowed", 403, format!("{who} may not do this: it takes the role `{role}`"))
+            .hint(format!(
+                "whoever keeps the operators' file (--tokens) can give it: `{who} SHA-256 {role}`; several roles are joined by commas"
+            ));
     Refusal::from(problem).into_response()
 }

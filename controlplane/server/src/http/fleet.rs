@@ -20,7 +20,7 @@ use crate::apply::{self, Applier};
 use crate::current::Current;
 use crate::http::input;
 use crate::http::problem::{Refusal, missing, no_leader};
-use crate::operators::Operator;
+use crate::operators::{Operator, Role, Roles};
 use crate::views;
 
 /// Looks at the registry for a read, and says in the answer, whatever it is, how old the look is and who leads. A
@@ -47,6 +47,10 @@ fn millis(age: std::time::Duration) -> u64 {
 
 pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extension<View>) -> Json<Status> {
     let current = &view.current;
+    let moves: Vec<_> = current.moves.values().copied().collect();
+    let waiting = app.engine.waiting(&moves).await;
+    let waiting =
+        waiting.inspect_err(|error| tracing::debug!(%error, "what waits for approval is not known")).ok();
     Json(Status {
         server: app.name.clone(),
         leader: view.leader,
@@ -56,6 +60,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
         routers: current.routers.values().map(views::router).collect(),
         stop: current.stop.clone(),
         freezes: current.freezes.values().filter(|f| f.until > jiff::Timestamp::now()).cloned().collect(),
+        waiting,
     })
 }
 
@@ -165,6 +170,7 @@ pub(crate) async fn route(
 pub(crate) async fn apply(
     State(app): State<Arc<App>>,
     Extension(by): Extension<Operator>,
+    Extension(roles): Extension<Roles>,
     body: Body,
 ) -> Result<Response, Refusal> {
     let request: ApplyRequest = input::json(body, input::FILE).await?;
@@ -185,6 +191,7 @@ pub(crate) async fn apply(
             leadership: &led.leadership,
             server: &app.name,
             by: &by.0,
+            may_weaken: roles.has(Role::Admin),
             #[cfg(test)]
             unfenced: false,
         };

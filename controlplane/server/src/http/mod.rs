@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use domicile_api::problem::Problem;
@@ -41,7 +41,13 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/stop", post(brakes::stop).delete(brakes::allow))
         .route("/v1/freezes", post(brakes::freeze))
         .route("/v1/freezes/{id}", delete(brakes::thaw))
-        .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
+        .route_layer(from_fn(auth::changes));
+    let approvals = Router::new()
+        .route("/v1/moves/{id}/approve", post(moves::approve))
+        .route("/v1/moves/{id}/reject", post(moves::reject))
+        .route_layer(from_fn(auth::approves));
+    let changes =
+        changes.merge(approvals).route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
     let seen = Router::new()
         .route("/v1/status", get(fleet::status))
         .route("/v1/regions", get(fleet::regions))

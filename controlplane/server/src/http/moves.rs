@@ -10,7 +10,7 @@ use axum::extract::{Extension, Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use domicile_api::agent::LossReport;
-use domicile_api::moves::{MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
+use domicile_api::moves::{ApproveRequest, MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
 use domicile_api::problem::Problem;
 use domicile_engine::{Consent, MoveError, Said};
 use domicile_model::clock::{BootTime, pause};
@@ -220,6 +220,34 @@ pub(crate) async fn rollback(
     say(app, by, id(&text)?, Verb::Rollback).await
 }
 
+/// The hash says what is approved: of anything else the approval is refused.
+pub(crate) async fn approve(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<MoveView>, Refusal> {
+    let wanted: ApproveRequest = input::json(body, input::SMALL).await?;
+    let note = match wanted.reason.trim() {
+        "" => String::new(),
+        text => reason(text)?,
+    };
+    if wanted.hash.len() != 64 || !wanted.hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(bad("`hash` is not the 64 hexadecimal digits that the move shows"));
+    }
+    say(app, by, id(&text)?, Verb::Approve(wanted.hash, note)).await
+}
+
+pub(crate) async fn reject(
+    State(app): State<Arc<App>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<MoveView>, Refusal> {
+    let wanted: ReasonRequest = input::json(body, input::SMALL).await?;
+    say(app, by, id(&text)?, Verb::Reject(reason(&wanted.reason)?)).await
+}
+
 pub(crate) async fn resume(
     State(app): State<Arc<App>>,
     Extension(by): Extension<Operator>,
@@ -255,6 +283,9 @@ enum Verb {
     Skip(String),
     Pause(String),
     Resume,
+    /// The hash, and what is said with it.
+    Approve(String, String),
+    Reject(String),
 }
 
 impl Verb {
@@ -266,6 +297,11 @@ impl Verb {
             Self::Skip(why) => ("skip-step", format!("move {id}, because: {why}")),
             Self::Pause(why) => ("pause-move", format!("move {id}, because: {why}")),
             Self::Resume => ("resume-move", format!("move {id}")),
+            Self::Approve(hash, note) if note.is_empty() => {
+                ("approve-move", format!("move {id}, hash {hash}"))
+            }
+            Self::Approve(hash, note) => ("approve-move", format!("move {id}, hash {hash}, because: {note}")),
+            Self::Reject(why) => ("reject-move", format!("move {id}, because: {why}")),
         }
     }
 }
@@ -284,6 +320,8 @@ async fn say(app: Arc<App>, by: Operator, id: MoveId, verb: Verb) -> Result<Json
             Verb::Skip(why) => app.engine.skip(id, why, said).await,
             Verb::Pause(why) => app.engine.pause(id, why, said).await,
             Verb::Resume => app.engine.resume(id, said).await,
+            Verb::Approve(hash, note) => app.engine.approve(id, hash, note, said).await,
+            Verb::Reject(why) => app.engine.reject(id, why, said).await,
         }?;
         view(&app, id).await
     });

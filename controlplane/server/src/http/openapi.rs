@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 25] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 27] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -46,6 +46,18 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 25] = [
     ),
     ("post", "/v1/moves/{id}/pause", "Stops a move before its next calm step.", Some("ReasonRequest")),
     ("post", "/v1/moves/{id}/resume", "Lets a paused move go on.", None),
+    (
+        "post",
+        "/v1/moves/{id}/approve",
+        "Approves what a move waits for, as its hash names it. Takes the role approver.",
+        Some("ApproveRequest"),
+    ),
+    (
+        "post",
+        "/v1/moves/{id}/reject",
+        "Ends a move that waits for approval. Takes the role approver.",
+        Some("ReasonRequest"),
+    ),
     ("post", "/v1/stop", "Emergency stop: no move starts or goes on.", Some("ReasonRequest")),
     ("delete", "/v1/stop", "Lifts the emergency stop.", None),
     ("post", "/v1/freezes", "No planned move of these cells in this window.", Some("FreezeRequest")),
@@ -130,6 +142,11 @@ fn schemas() -> Value {
                 "tenants": { "type": "array", "items": text }, "reason": text,
             },
         },
+        "ApproveRequest": {
+            "type": "object",
+            "required": ["hash"],
+            "properties": { "hash": text, "reason": text },
+        },
         "ReasonRequest": { "type": "object", "required": ["reason"], "properties": { "reason": text } },
         "FreezeRequest": {
             "type": "object",
@@ -155,7 +172,7 @@ fn schemas() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domicile_api::moves::{MoveRequest, ReasonRequest, RetryRequest};
+    use domicile_api::moves::{ApproveRequest, MoveRequest, ReasonRequest, RetryRequest};
     use domicile_api::views::{ApplyRequest, FreezeRequest, TrustRequest};
 
     fn names(value: &Value) -> Vec<String> {
@@ -182,7 +199,9 @@ mod tests {
             reason: String::new(),
         };
         let trust = TrustRequest { region: "r".parse().unwrap(), key: String::new(), reason: String::new() };
+        let approve = ApproveRequest { hash: String::new(), reason: String::new() };
         for (name, value) in [
+            ("ApproveRequest", serde_json::to_value(approve).unwrap()),
             ("TrustRequest", serde_json::to_value(trust).unwrap()),
             ("ApplyRequest", serde_json::to_value(apply).unwrap()),
             ("MoveRequest", serde_json::to_value(start).unwrap()),

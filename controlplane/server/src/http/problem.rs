@@ -121,6 +121,9 @@ impl From<ApplyError> for Refusal {
                     .collect();
                 problem.into()
             }
+            ApplyError::Weakens { .. } => Problem::new("forbidden", "Not allowed", 403, text)
+                .hint("it takes the role `admin` in the operators' file; who weakens the policy could else pass over it")
+                .into(),
             ApplyError::Unreadable(_) => Problem::new("unreadable", "Registry unreadable", 409, text)
                 .hint("a newer control plane wrote it: upgrade this one before applying anything")
                 .into(),

@@ -181,6 +181,11 @@ pub(crate) fn operator(name: &str, token: &str) -> String {
     format!("{name} {}\n", hex::encode(Sha256::digest(token.as_bytes())))
 }
 
+/// A line with roles.
+pub(crate) fn with_roles(name: &str, token: &str, roles: &str) -> String {
+    format!("{} {roles}\n", operator(name, token).trim())
+}
+
 /// What a control plane may have of its own.
 #[derive(Default)]
 pub(crate) struct Special {

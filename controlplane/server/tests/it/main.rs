@@ -4,6 +4,7 @@
 
 mod agents;
 mod api;
+mod approvals;
 mod brakes;
 mod common;
 mod doors;

@@ -1,5 +1,6 @@
 //! From the parsed text to the fleet, section by section.
 
+mod approvals;
 mod cells;
 mod regions;
 mod tenants;
@@ -14,7 +15,7 @@ use toml::de::DeTable;
 use crate::walk::{Name, Value, Walk, get, shown};
 
 /// The sections of a file.
-const SECTIONS: [&str; 4] = ["regions", "jurisdictions", "cells", "tenants"];
+const SECTIONS: [&str; 5] = ["regions", "jurisdictions", "cells", "tenants", "approvals"];
 /// Most addresses of one thing in one region.
 const MOST_ADDRESSES: usize = 64;
 /// Most entries of one section.
@@ -42,6 +43,7 @@ impl Broken {
     pub(crate) fn explains(&self, violation: &Violation, fleet: &Fleet) -> bool {
         let path: Vec<&str> = violation.path.iter().map(String::as_str).collect();
         match path.as_slice() {
+            ["approvals", "cells", id] => self.cells.contains(*id),
             ["tenants", id, "cell"] => {
                 fleet.tenants.get(*id).is_some_and(|tenant| self.cells.contains(tenant.cell.as_str()))
             }
@@ -80,6 +82,7 @@ pub(crate) fn fleet(walk: &mut Walk, root: &DeTable<'_>) -> Read {
     regions::jurisdictions(walk, root, &mut read);
     let drafts = cells::drafts(walk, root, &mut read.broken);
     tenants::tenants(walk, root, drafts, &mut read);
+    read.fleet.approvals = approvals::approvals(walk, root);
     read
 }
 
