@@ -21,6 +21,7 @@ mod plan;
 pub mod prechecks;
 pub mod provider;
 pub mod record;
+pub mod room;
 mod routers;
 mod run;
 pub mod sampling;

@@ -51,6 +51,9 @@ pub struct Options {
     /// The wall clock, for what people agreed on: how long an approval is waited for. No decision about who may write
     /// rests on it.
     pub wall: fn() -> jiff::Timestamp,
+    /// Bytes of the registry that ordinary writes and planned moves leave to forced ones. None: by the size of the fleet,
+    /// see [`crate::room`].
+    pub reserve: Option<u64>,
     /// Points at which tests and chaos stop the engine.
     pub failpoints: Arc<dyn Failpoints>,
     pub(crate) sabotage: Sabotage,
@@ -77,6 +80,7 @@ impl Default for Options {
             max_lag_bytes: 64 << 20,
             max_sample_age: Duration::from_secs(5),
             min_interval: Duration::ZERO,
+            reserve: None,
             wall: jiff::Timestamp::now,
             failpoints: Arc::new(NoFailpoints),
             sabotage: Sabotage::default(),

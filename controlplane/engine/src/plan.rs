@@ -7,6 +7,7 @@ use crate::approval;
 use crate::definitions;
 use crate::prechecks::{Looked, checks};
 use crate::provider::Observation;
+use crate::room;
 use crate::run::Shared;
 use crate::snapshot::Snapshot;
 
@@ -36,7 +37,11 @@ impl Shared {
                 None => None,
             }
         };
-        let (primary, standby) = futures::join!(look_at_holder, self.observe(cell, &request.to));
+        let (primary, standby, room) = futures::join!(
+            look_at_holder,
+            self.observe(cell, &request.to),
+            room::look(&*self.store, self.options.reserve, snapshot.routers.len()),
+        );
         let constants = snapshot.world.as_ref().map(|w| w.constants);
         let preview =
             constants.filter(|_| request.force).map(|constants| self.sampler.preview(&cell.id, &constants));
@@ -45,6 +50,7 @@ impl Shared {
             snapshot,
             primary: primary.as_ref(),
             standby: &standby,
+            room: &room,
             lag: self.sampler.lag(&cell.id),
             preview: preview.as_ref(),
             options: &self.options,

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::brakes;
 use crate::options::Options;
 use crate::provider::Observation;
+use crate::room::{RoomSeen, registry_room};
 use crate::snapshot::Snapshot;
 
 /// What was looked at.
@@ -20,6 +21,7 @@ pub(crate) struct Looked<'a> {
     /// The present primary; none where nobody holds the cell.
     pub(crate) primary: Option<&'a Observation>,
     pub(crate) standby: &'a Observation,
+    pub(crate) room: &'a RoomSeen,
     pub(crate) lag: Option<LagView>,
     pub(crate) preview: Option<&'a LossPreview>,
     pub(crate) options: &'a Options,
@@ -45,6 +47,7 @@ fn yes_no(name: &str, seen: Option<bool>, good: &str, bad: String, unknown: Stri
 pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
     let mut all = vec![
         registry(on),
+        registry_room(on.room, on.request.force),
         brakes::emergency_stop(on),
         no_other_move(on),
         target(on),

@@ -9,6 +9,7 @@ mod happy;
 mod killed;
 mod loss;
 mod random;
+mod room;
 mod telling;
 mod told;
 mod watching;
