@@ -341,6 +341,9 @@ impl MemberSpec {
             ("--initial-cluster-token", self.token.clone()),
             ("--heartbeat-interval", HEARTBEAT_MS.to_string()),
             ("--election-timeout", ELECTION_MS.to_string()),
+            // As README asks for: nothing else forgets the history while no control plane leads.
+            ("--auto-compaction-mode", "periodic".to_owned()),
+            ("--auto-compaction-retention", "5m".to_owned()),
             ("--logger", "zap".to_owned()),
             ("--log-level", "warn".to_owned()),
         ];

@@ -33,6 +33,9 @@ pub struct Status {
     pub cells: Vec<CellView>,
     /// All routers that are probably there.
     pub routers: Vec<RouterView>,
+    /// How full the registry is; none where nothing limits it, or before the first look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<RegistryView>,
     /// Who has stopped all moves, if somebody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<EmergencyStop>,
@@ -58,6 +61,37 @@ pub struct WaitingView {
     pub by: String,
     /// What is asked for, and who has approved.
     pub approval: Approval,
+}
+
+/// How full the registry is, on the member that has least room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryView {
+    /// Bytes of its database, free pages included: what the server compares with its quota. None: not known.
+    pub size_bytes: Option<u64>,
+    /// Of these, bytes in use.
+    pub in_use_bytes: Option<u64>,
+    /// Bytes that it may have.
+    pub quota_bytes: Option<u64>,
+    /// Bytes until nothing more is taken.
+    pub left_bytes: Option<u64>,
+    /// Bytes that ordinary changes leave to forced moves.
+    pub reserve_bytes: u64,
+    /// Alarms that members have raised: `NOSPACE`, `CORRUPT`, with the member's number.
+    pub alarms: Vec<String>,
+    /// Members that did not answer.
+    pub silent: Vec<String>,
+    /// Why nothing is known.
+    pub problem: Option<String>,
+    /// How old this look is, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl RegistryView {
+    /// Whether ordinary changes are refused, because what is left is kept for moves.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.left_bytes.is_none_or(|left| left < self.reserve_bytes)
+    }
 }
 
 /// `POST /v1/freezes`.

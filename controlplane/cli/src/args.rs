@@ -367,6 +367,17 @@ pub struct ServeArgs {
     /// Shortest time between two planned moves of a cell; 0s for none.
     #[arg(long, default_value = "1m", value_parser = duration_or_none)]
     pub min_interval: Duration,
+    /// Bytes that an etcd member's database may have: what its --quota-backend-bytes says [default: etcd's own, 2 GiB].
+    /// Counts where etcd does not tell it itself, as none before 3.6 does.
+    #[arg(long, default_value_t = 2 << 30, hide_default_value = true, value_name = "BYTES")]
+    pub registry_quota_bytes: u64,
+    /// Bytes of it that ordinary changes and planned moves leave to forced moves [default: by the number of cells and
+    /// routers, at most half of the quota].
+    #[arg(long, value_name = "BYTES")]
+    pub registry_reserve_bytes: Option<u64>,
+    /// How long etcd's history is kept before the leader compacts it; 0s if something else does.
+    #[arg(long, default_value = "5m", value_parser = duration_or_none)]
+    pub registry_history: Duration,
     /// Stop at a point of a workflow: step:before-effect=pause, step:after-effect=exit. For tests.
     #[arg(long, hide = true)]
     pub failpoint: Vec<String>,

@@ -95,7 +95,8 @@ impl Exit {
         match status {
             401 | 403 => Self::Permission,
             404 => Self::NotFound,
-            409 | 412 => Self::NotDone,
+            // 507: what is left of the registry is kept for moves.
+            409 | 412 | 507 => Self::NotDone,
             429 | 502 | 503 | 504 => Self::Temporary,
             400..=499 => Self::Usage,
             _ => Self::Internal,

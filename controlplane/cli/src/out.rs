@@ -145,6 +145,18 @@ pub fn millis(ms: u64) -> String {
     }
 }
 
+/// Bytes as people read them.
+#[must_use]
+pub fn bytes(n: u64) -> String {
+    let tenths = |unit: u64| format!("{}.{}", n / unit, n % unit * 10 / unit);
+    match n {
+        0..0x400 => format!("{n} B"),
+        0x400..0x10_0000 => format!("{} KiB", tenths(1 << 10)),
+        0x10_0000..0x4000_0000 => format!("{} MiB", tenths(1 << 20)),
+        _ => format!("{} GiB", tenths(1 << 30)),
+    }
+}
+
 /// A phase in one word.
 #[must_use]
 pub fn phase(phase: domicile_model::Phase) -> String {

@@ -1,13 +1,13 @@
 //! `domicile status`: who serves what now.
 
-use domicile_api::views::{Status, WaitingView};
+use domicile_api::views::{RegistryView, Status, WaitingView};
 
 use crate::cell::list::{problems, table};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
 use crate::failover::kind;
-use crate::out::{Out, joined, millis, or_dash};
+use crate::out::{Out, bytes, joined, millis, or_dash};
 
 fn rows(waiting: &[WaitingView]) -> Vec<Vec<String>> {
     let row = |w: &WaitingView| {
@@ -25,6 +25,36 @@ fn rows(waiting: &[WaitingView]) -> Vec<Vec<String>> {
     waiting.iter().map(row).collect()
 }
 
+/// How full the registry is, in a line.
+fn room(registry: &RegistryView) -> String {
+    let Some((size, in_use)) = registry.size_bytes.zip(registry.in_use_bytes) else {
+        return format!("unknown: {}", registry.problem.as_deref().unwrap_or("not told"));
+    };
+    let quota = registry.quota_bytes.map_or_else(|| "an unknown quota".to_owned(), bytes);
+    format!(
+        "{} of {quota} ({} in use); {} kept for forced moves",
+        bytes(size),
+        bytes(in_use),
+        bytes(registry.reserve_bytes)
+    )
+}
+
+/// What must be done about it, if something must.
+fn short_of_room(registry: &RegistryView) -> Option<String> {
+    let mend =
+        "compact etcd's history, `etcdctl defrag` one member after the other, then `etcdctl alarm disarm`";
+    if !registry.alarms.is_empty() {
+        return Some(format!("THE REGISTRY HAS RAISED {}: {mend}", registry.alarms.join(", ")));
+    }
+    if registry.size_bytes.is_some() && registry.is_short() {
+        return Some(format!(
+            "THE REGISTRY IS NEARLY FULL: only forced moves go on, other changes are refused; {mend}"
+        ));
+    }
+    (!registry.silent.is_empty())
+        .then(|| format!("registry members that did not answer: {}", registry.silent.join(", ")))
+}
+
 /// Runs it. Without a leader the table is still shown, and the exit code says so.
 ///
 /// # Errors
@@ -40,7 +70,11 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
             ("revision", status.revision.to_string()),
             ("age of the view", millis(status.age_ms)),
             ("routers", status.routers.len().to_string()),
+            ("registry", or_dash(status.registry.as_ref().map(room).as_ref())),
         ])?;
+        if let Some(short) = status.registry.as_ref().and_then(short_of_room) {
+            writeln!(out.stdout, "\n{short}")?;
+        }
         if let Some(stop) = &status.stop {
             writeln!(out.stdout)?;
             writeln!(

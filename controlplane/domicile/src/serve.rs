@@ -11,6 +11,7 @@ use domicile_model::SecretRef;
 use domicile_model::clock::Clock;
 use domicile_model::links::AddressMap;
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
+use domicile_server::room;
 use domicile_server::serve::{constants, options};
 use domicile_server::{CancellationToken, Config, Limits, Operators, ServeError, Server, chain};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
@@ -50,6 +51,13 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
     let constants = constants(args.fence);
     let mut options = options(&args.name, args.lease, args.hold, &constants);
     options.min_interval = args.min_interval;
+    options.reserve = args.registry_reserve_bytes;
+    registry.quota = args.registry_quota_bytes;
+    if args.registry_reserve_bytes.is_some_and(|reserve| reserve >= registry.quota) {
+        return Err(usage(
+            "--registry-reserve-bytes must be less than --registry-quota-bytes: no change would ever be taken",
+        ));
+    }
     if !args.failpoint.is_empty() {
         let set = FailpointSet::parse(&args.failpoint).map_err(|e| usage(format!("--failpoint: {e}")))?;
         options.failpoints = Arc::new(set);
@@ -66,6 +74,7 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         lease: args.lease,
         links,
         options,
+        room: room::Settings { history: (!args.registry_history.is_zero()).then_some(args.registry_history) },
     };
     Ok(Plan { config, registry, secret })
 }

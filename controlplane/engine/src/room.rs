@@ -15,6 +15,7 @@ use std::time::Duration;
 use domicile_api::moves::{Check, Verdict};
 use domicile_store::{Room, Store};
 
+use crate::engine::Engine;
 use crate::prechecks::check;
 
 /// Bytes that one move may write, at most, in all its versions.
@@ -42,12 +43,22 @@ pub fn reserve(quota: Option<u64>, cells: usize, routers: usize) -> u64 {
     quota.map_or(needed, |quota| needed.min(quota / 2))
 }
 
-/// What a plan saw of the registry's room.
-pub(crate) struct RoomSeen {
+/// What was seen of the registry's room.
+#[derive(Debug, Clone)]
+pub struct RoomSeen {
     /// How full it is; none: nothing limits it. Or why that is not known.
-    pub(crate) room: Result<Option<Room>, String>,
+    pub room: Result<Option<Room>, String>,
     /// What ordinary writes leave.
-    pub(crate) reserve: u64,
+    pub reserve: u64,
+}
+
+impl Engine {
+    /// How full the registry is now, and what ordinary writes must leave.
+    pub async fn room(&self) -> RoomSeen {
+        let routers = tokio::time::timeout(LOOK, self.shared.store.list("routers/")).await;
+        let routers = routers.ok().and_then(Result::ok).map_or(0, |listing| listing.entries.len());
+        look(&*self.shared.store, self.shared.options.reserve, routers).await
+    }
 }
 
 /// Looks. `fixed`: the reserve that somebody has set.

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::current::Current;
 use crate::metrics::Metrics;
+use crate::room;
 use crate::roster::Roster;
 
 /// How long a look at the registry may take before the last one is shown instead, with its age.
@@ -55,6 +56,10 @@ pub struct App {
     pub http: reqwest::Client,
     /// Counts.
     pub metrics: Metrics,
+    /// How full the registry is.
+    pub room: room::Keeper,
+    /// How long the registry's history is kept; none: somebody else forgets it.
+    pub history: Option<Duration>,
 }
 
 /// A look at the registry, as one request sees it.

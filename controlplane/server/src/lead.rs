@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agents;
 use crate::app::{App, Led};
 use crate::causes::chain;
+use crate::room;
 
 /// How often the leader looks for cells without witnesses.
 const RECONCILE: Duration = Duration::from_secs(1);
@@ -121,6 +122,7 @@ async fn govern(
         }
         end = &mut moves => Some(end),
         () = reconcile(app, &led) => None,
+        () = room::forget(app) => None,
     };
     // First nobody here is told any more that this one leads, then the work stops.
     leading.send_replace(None);

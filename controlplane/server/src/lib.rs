@@ -14,6 +14,7 @@ mod http;
 mod lead;
 pub mod metrics;
 pub mod operators;
+pub mod room;
 mod roster;
 mod samples;
 pub mod serve;

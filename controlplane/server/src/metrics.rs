@@ -1,5 +1,6 @@
 //! What the control plane counts. Labels are bounded: routes and status classes, never tenants.
 
+use crate::room::RoomMetrics;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// The counts of one control plane.
@@ -20,6 +21,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// 1 while the operators' file can't be used and the last good one counts.
     pub tokens_broken: IntGauge,
+    /// How full the registry is.
+    pub room: RoomMetrics,
 }
 
 impl Metrics {
@@ -51,7 +54,18 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(unauthorized.clone()))?;
         registry.register(Box::new(forwarded.clone()))?;
-        Ok(Self { registry, leading, elected, requests, unauthorized, forwarded, connections, tokens_broken })
+        let room = RoomMetrics::new(&registry)?;
+        Ok(Self {
+            registry,
+            leading,
+            elected,
+            requests,
+            unauthorized,
+            forwarded,
+            connections,
+            tokens_broken,
+            room,
+        })
     }
 
     /// In Prometheus' text form.

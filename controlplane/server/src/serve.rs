@@ -22,7 +22,7 @@ use crate::lead::{self, Ambition};
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::roster::{self, Roster};
-use crate::{http, samples};
+use crate::{http, room, samples};
 
 /// Longest wait for open requests when stopping.
 const CLOSE: Duration = Duration::from_secs(3);
@@ -54,6 +54,8 @@ pub struct Config {
     pub links: AddressMap,
     /// Choices of the engine.
     pub options: Options,
+    /// How the registry's room is kept.
+    pub room: room::Settings,
 }
 
 /// Why a control plane does not start, or ends.
@@ -148,6 +150,7 @@ impl Server {
         let client =
             reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).pool_max_idle_per_host(0).build();
         let engine = Engine::new(Arc::clone(&store), databases, clock.clone(), config.options);
+        let keeper = room::Keeper::new(Arc::clone(&engine), clock.clone());
         let (leading, led) = watch::channel(None);
         let app = Arc::new(App {
             name: config.name,
@@ -161,6 +164,8 @@ impl Server {
             changes: Mutex::new(()),
             looked: Mutex::new(Looked::default()),
             links: config.links,
+            room: keeper,
+            history: config.room.history,
             http: client.map_err(|e| ServeError::Start(e.to_string()))?,
             metrics: Metrics::new().map_err(|e| ServeError::Start(e.to_string()))?,
         });
@@ -190,6 +195,7 @@ impl Server {
         let work = async {
             tokio::select! {
                 () = samples::run(&app) => {}
+                () = room::run(&app) => {}
                 () = roster::follow(&app, tokens) => {}
                 () = lead::run(&app, &ambition, &leading, &cancel) => {}
             }

@@ -17,6 +17,7 @@ use domicile_store::{Commit, Key, Leadership, Precondition, Store, StoreError, T
 
 use crate::audit::AuditEntry;
 use crate::current::Current;
+use crate::room::{Keeper, NoRoom, bytes_of};
 use plan::{Plan, plan, weakens};
 
 /// How often a conflict is planned anew. Within one leader applies queue, so only a move that goes on meanwhile
@@ -46,6 +47,9 @@ pub enum ApplyError {
     /// The registry kept changing.
     #[error("the registry changed under every one of {TRIES} tries")]
     Conflict,
+    /// The registry has no room for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The registry did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -70,6 +74,8 @@ pub struct Applier<'a> {
     pub by: &'a str,
     /// Whether this operator may let the approval policy ask for fewer people.
     pub may_weaken: bool,
+    /// Leaves to moves the room that they need; none in tests that are about something else.
+    pub room: Option<&'a Keeper>,
     /// A switch that breaks the product, for the test that must be seen to fail.
     #[cfg(test)]
     pub(crate) unfenced: bool,
@@ -152,6 +158,9 @@ impl Applier<'_> {
             txn.when.extend(unit.when);
             txn.then.extend(unit.then);
             txn = txn.op(AuditEntry::now(self.by, self.server, "apply", unit.what).write());
+            if let Some(room) = self.room {
+                room.ordinary(2 * bytes_of(&txn.then)).await?;
+            }
             match self.store.commit(txn.clone()).await {
                 Ok(Commit::Done(revision)) => {
                     *begun = true;

@@ -99,6 +99,7 @@ impl Bench {
             server: "a",
             by: "ann",
             may_weaken: self.may_weaken,
+            room: None,
             unfenced: self.unfenced,
         };
         applier.apply(&fleet(text), prune).await

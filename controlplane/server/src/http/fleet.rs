@@ -58,6 +58,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
         age_ms: millis(view.age),
         cells: current.fleet.cells.values().map(|c| cell_view(&app, current, c)).collect(),
         routers: current.routers.values().map(views::router).collect(),
+        registry: app.room.view(),
         stop: current.stop.clone(),
         freezes: current.freezes.values().filter(|f| f.until > jiff::Timestamp::now()).cloned().collect(),
         waiting,
@@ -192,6 +193,7 @@ pub(crate) async fn apply(
             server: &app.name,
             by: &by.0,
             may_weaken: roles.has(Role::Admin),
+            room: Some(&app.room),
             #[cfg(test)]
             unfenced: false,
         };

@@ -21,6 +21,7 @@ use axum::routing::{delete, get, post};
 use domicile_api::problem::Problem;
 
 use crate::app::App;
+use crate::room;
 use problem::Refusal;
 
 /// How long a request may take, its body included. A stream of events is answered at once and then goes on.
@@ -28,19 +29,22 @@ const REQUEST: Duration = Duration::from_secs(30);
 
 /// All routes.
 pub(crate) fn router(app: &Arc<App>) -> Router {
-    let changes = Router::new()
-        .route("/v1/apply", post(fleet::apply))
-        .route("/v1/moves", post(moves::start))
+    // What can wait until the registry has room again: everything but moves, what is said to them, and the emergency stop.
+    let ordinary = Router::new()
         .route("/v1/cells/{id}/reprotect", post(moves::reprotect))
         .route("/v1/cells/{id}/trust-agent", post(fleet::trust_agent))
+        .route("/v1/freezes", post(brakes::freeze))
+        .route("/v1/freezes/{id}", delete(brakes::thaw))
+        .route_layer(from_fn_with_state(Arc::clone(app), room::leave_room));
+    let changes = ordinary
+        .route("/v1/apply", post(fleet::apply))
+        .route("/v1/moves", post(moves::start))
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
         .route("/v1/moves/{id}/skip", post(moves::skip))
         .route("/v1/moves/{id}/pause", post(moves::pause_one))
         .route("/v1/moves/{id}/resume", post(moves::resume))
         .route("/v1/stop", post(brakes::stop).delete(brakes::allow))
-        .route("/v1/freezes", post(brakes::freeze))
-        .route("/v1/freezes/{id}", delete(brakes::thaw))
         .route_layer(from_fn(auth::changes));
     let approvals = Router::new()
         .route("/v1/moves/{id}/approve", post(moves::approve))

@@ -101,7 +101,7 @@ fn build() -> Value {
             "title": "Domicile control plane",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Reads are answered by every control plane, changes are passed on to the leader. \
-                503 means that nothing was done, 504 that it may have been. Answers about the fleet carry Domicile-Age-Ms, \
+                503 means that nothing was done, 504 that it may have been; 507 that the registry's last room is kept for moves. Answers about the fleet carry Domicile-Age-Ms, \
                 the age of the look at the registry that they rest on, and Domicile-Leader where a leader is known.",
         },
         "security": [{ "operator": [] }],

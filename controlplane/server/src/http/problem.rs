@@ -87,6 +87,8 @@ impl From<StoreError> for Refusal {
             // Not 503: a client may ask another control plane after that one.
             StoreError::UnknownOutcome { .. } => Problem::new("unconfirmed", "Outcome unknown", 504, text)
                 .hint("look at the state before asking again: it may have been done"),
+            StoreError::Full { .. } => Problem::new("registry-full", "Registry full", 507, text)
+                .hint("nothing was done and no move can go on: compact, defragment each member, then `etcdctl alarm disarm`"),
             _ => Problem::new("registry-unavailable", "Registry unavailable", 503, text).hint(
                 "is etcd running and does it have a quorum (`etcdctl endpoint status`)? traffic goes on meanwhile",
             ),
@@ -131,6 +133,7 @@ impl From<ApplyError> for Refusal {
             ApplyError::Conflict => Problem::new("conflict", "Conflict", 503, text)
                 .hint("a move is probably under way in one of the cells: see `domicile status`, then apply again")
                 .into(),
+            ApplyError::NoRoom(why) => why.into(),
             ApplyError::Store(error) => error.into(),
             ApplyError::Partly(_) => Problem::new("partly-applied", "Partly applied", 504, text)
                 .hint("apply the same file again: it goes on where it stopped; each part stands in the audit log")

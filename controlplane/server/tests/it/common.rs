@@ -194,6 +194,10 @@ pub(crate) struct Special {
     pub(crate) tokens: Option<PathBuf>,
     /// Its databases: see [`Idle`].
     pub(crate) obstinate: bool,
+    /// What ordinary changes leave of the registry, in bytes.
+    pub(crate) reserve: Option<u64>,
+    /// How the registry's room is kept.
+    pub(crate) room: domicile_server::room::Settings,
 }
 
 /// A running control plane.
@@ -210,7 +214,7 @@ impl Plane {
 
     /// One that is special.
     pub(crate) async fn start_with(name: &str, store: Arc<MemoryStore>, special: Special) -> Self {
-        let Special { limits, tokens, obstinate } = special;
+        let Special { limits, tokens, obstinate, reserve, room } = special;
         let operators = match &tokens {
             Some(file) => Operators::load(file).unwrap(),
             None => Operators::parse(Path::new("tokens"), &operator("ann", TOKEN)).unwrap(),
@@ -219,6 +223,7 @@ impl Plane {
         let mut options = options(name, lease, Duration::from_secs(2), &FenceConstants::DEFAULT);
         // A database that refuses goes on refusing: what becomes of the move is seen sooner.
         options.step = Duration::from_secs(1);
+        options.reserve = reserve;
         options.backoff = (Duration::from_millis(10), Duration::from_millis(50));
         let config = Config {
             name: name.into(),
@@ -232,6 +237,7 @@ impl Plane {
             lease,
             links: AddressMap::default(),
             options,
+            room,
         };
         let server = Server::bind(config, store, Arc::new(Idle { obstinate }), Clock::Machine).await.unwrap();
         let address = server.address();

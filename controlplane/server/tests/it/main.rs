@@ -9,4 +9,5 @@ mod brakes;
 mod common;
 mod doors;
 mod operators;
+mod room;
 mod stuck;
