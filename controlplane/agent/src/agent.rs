@@ -328,6 +328,10 @@ impl Agent {
             not_streaming,
             key: self.key.as_ref().map(|key| domicile_seal::handover::published(&key.public())),
             highest: memory.highest,
+            world: memory.world,
+            epoch: memory.world.map(|_| memory.epoch),
+            primary: self.data("PG_VERSION").exists().then(|| !self.is_standby_directory()),
+            fence_in_force: memory.fence.is_some(),
             fence: memory.fence.and_then(|m| m.fenced),
             proof: self
                 .held()

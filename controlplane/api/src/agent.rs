@@ -19,7 +19,7 @@
 use std::net::SocketAddr;
 
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token};
+use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token, WorldId};
 use serde::{Deserialize, Serialize};
 
 /// How the server runs.
@@ -70,8 +70,20 @@ pub struct AgentState {
     pub key: Option<SigningKey>,
     /// The highest token seen, from disk.
     pub highest: Option<Token>,
-    /// The commanded fence in force, from disk.
+    /// The world that its orders come from, from disk.
+    #[serde(default)]
+    pub world: Option<WorldId>,
+    /// The highest epoch of the cell that it has seen in that world, from disk.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// Whether the data directory is a primary's, running or not. None from an agent that does not say.
+    #[serde(default)]
+    pub primary: Option<bool>,
+    /// The commanded fence in force, from disk, once its stop has ended.
     pub fence: Option<Fenced>,
+    /// Whether a commanded fence is in force, its stop ended or not.
+    #[serde(default)]
+    pub fence_in_force: bool,
     /// The epoch of the proof in hand, and for how many milliseconds it still keeps the database open.
     pub proof: Option<(Epoch, u64)>,
     /// The newest `follow`, if any.
