@@ -15,6 +15,10 @@ pub enum MoveKind {
     Failover,
     /// Building a standby after a move.
     Reprotect,
+    /// A person takes the cell out of service where it is.
+    Close,
+    /// A person puts a closed cell back into service, where its newest data is.
+    Open,
 }
 
 /// What an operator asks for.
@@ -49,6 +53,29 @@ pub struct RetryRequest {
     pub accept_loss: Option<u64>,
     /// For a forced move: an unknown number may be lost.
     pub accept_unknown: bool,
+}
+
+/// `POST /v1/cells/{id}/close`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseRequest {
+    /// Why; may not be empty. Shown in status and kept in the audit log.
+    pub reason: String,
+    /// Show the plan only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `POST /v1/cells/{id}/open`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// Why; may not be empty.
+    pub reason: String,
+    /// Where; none: where it was closed. Another region only if its database holds the newest data.
+    #[serde(default)]
+    pub region: Option<RegionId>,
+    /// Show the plan only.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// A check before a move.

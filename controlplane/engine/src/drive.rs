@@ -51,12 +51,17 @@ async fn answer(run: &mut Run, halt: Halt) -> Result<(), Halt> {
         // Only a planned move turns back by itself. A forced one would have to reach the server that it was started
         // for because nobody could: that is a person's choice.
         Halt::Turn(why)
-            if run.flow.definition == MoveKind::Switchover && !run.flow.back && !run.flow.past_return() =>
+            if turns_by_itself(run.flow.definition) && !run.flow.back && !run.flow.past_return() =>
         {
             turn_back(run, &why).await
         }
         Halt::Turn(why) => run.stuck(&why).await,
     }
+}
+
+/// A planned move goes back to where it was served from; a cell that can't be opened stays closed.
+const fn turns_by_itself(kind: MoveKind) -> bool {
+    matches!(kind, MoveKind::Switchover | MoveKind::Open)
 }
 
 /// The move turns back.

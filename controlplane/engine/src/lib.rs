@@ -25,6 +25,7 @@ pub mod room;
 mod routers;
 mod run;
 pub mod sampling;
+mod service;
 mod snapshot;
 mod start;
 #[cfg(test)]
@@ -40,5 +41,6 @@ pub use error::MoveError;
 pub use failpoint::{FailpointError, FailpointSet, Failpoints, NoFailpoints, Point};
 pub use options::Options;
 pub use sampling::Sampler;
+pub use service::Service;
 pub use start::may_start;
 pub use verbs::{Consent, Said};

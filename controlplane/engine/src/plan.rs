@@ -1,6 +1,6 @@
 //! What a workflow would do: the looks at both databases, and the checks on them. Changes nothing.
 
-use domicile_api::moves::{MoveKind, MovePlan, MoveRequest};
+use domicile_api::moves::{Check, LossPreview, MoveKind, MovePlan, MoveRequest};
 use domicile_model::{Cell, MoveId, Need, RegionId};
 
 use crate::approval;
@@ -9,6 +9,7 @@ use crate::prechecks::{Looked, checks};
 use crate::provider::Observation;
 use crate::room;
 use crate::run::Shared;
+use crate::service;
 use crate::snapshot::Snapshot;
 
 impl Shared {
@@ -30,9 +31,40 @@ impl Shared {
         own: Option<MoveId>,
     ) -> MovePlan {
         let cell = &snapshot.cell;
-        let holder = snapshot.placement.holder.clone();
+        let (checks, preview) = match kind {
+            MoveKind::Close => (service::close_checks(snapshot, own), None),
+            MoveKind::Open => (self.open_checks(request, snapshot, own).await, None),
+            MoveKind::Switchover | MoveKind::Failover | MoveKind::Reprotect => {
+                self.move_checks(request, snapshot, own).await
+            }
+        };
+        let policy = snapshot.approvals.as_ref().map(|(approvals, _)| approvals);
+        let (approval, expires_ms) = approval::needed(policy, &cell.id, kind);
+        let asked = approval != Need::None;
+        MovePlan {
+            kind,
+            cell: cell.id.clone(),
+            from: snapshot.placement.holder.clone(),
+            to: request.to.clone(),
+            tenants: snapshot.fleet.tenants.keys().cloned().collect(),
+            checks,
+            preview,
+            steps: definitions::steps_for(kind, asked).map(str::to_owned).collect(),
+            approval,
+            approval_expires_ms: asked.then_some(expires_ms),
+        }
+    }
+
+    async fn move_checks(
+        &self,
+        request: &MoveRequest,
+        snapshot: &Snapshot,
+        own: Option<MoveId>,
+    ) -> (Vec<Check>, Option<LossPreview>) {
+        let cell = &snapshot.cell;
+        let holder = snapshot.placement.holder.as_ref();
         let look_at_holder = async {
-            match &holder {
+            match holder {
                 Some(region) => Some(self.observe(cell, region).await),
                 None => None,
             }
@@ -57,21 +89,41 @@ impl Shared {
             own,
             now: (self.options.wall)(),
         };
-        let policy = snapshot.approvals.as_ref().map(|(approvals, _)| approvals);
-        let (approval, expires_ms) = approval::needed(policy, &cell.id, kind);
-        let asked = approval != Need::None;
-        MovePlan {
-            kind,
-            cell: cell.id.clone(),
-            from: holder.clone(),
-            to: request.to.clone(),
-            tenants: snapshot.fleet.tenants.keys().cloned().collect(),
-            checks: checks(&looked),
-            preview,
-            steps: definitions::steps_for(kind, asked).map(str::to_owned).collect(),
-            approval,
-            approval_expires_ms: asked.then_some(expires_ms),
-        }
+        (checks(&looked), preview)
+    }
+
+    async fn open_checks(
+        &self,
+        request: &MoveRequest,
+        snapshot: &Snapshot,
+        own: Option<MoveId>,
+    ) -> Vec<Check> {
+        let cell = &snapshot.cell;
+        let other = async {
+            match cell.other(&request.to) {
+                Some(region) => Some(self.observe(cell, region).await),
+                None => None,
+            }
+        };
+        let (here, other) = futures::join!(self.observe(cell, &request.to), other);
+        service::open_checks(&service::Opening {
+            region: &request.to,
+            snapshot,
+            here: &here,
+            other: other.as_ref(),
+            own,
+            looked: &Looked {
+                request,
+                snapshot,
+                primary: None,
+                standby: &here,
+                lag: None,
+                preview: None,
+                options: &self.options,
+                own,
+                now: (self.options.wall)(),
+            },
+        })
     }
 }
 

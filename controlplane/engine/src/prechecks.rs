@@ -76,7 +76,7 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
     all
 }
 
-fn registry(on: &Looked<'_>) -> Check {
+pub(crate) fn registry(on: &Looked<'_>) -> Check {
     match &on.snapshot.world {
         Some(world) if world.reconciled => {
             check("registry", Verdict::Passed, "the registry answers with quorum")
@@ -98,7 +98,13 @@ fn no_other_move(on: &Looked<'_>) -> Check {
         );
         check("no-other-move", Verdict::Failed, why)
     } else if on.snapshot.placement.phase != Phase::Serving {
-        let why = format!("cell {cell} is not serving: a person closed it, or it waits to be reconciled");
+        let why = match &on.snapshot.closed {
+            Some(closed) => format!(
+                "{} has closed cell {cell} because: {}; `domicile cell open {cell}` opens it",
+                closed.by, closed.reason
+            ),
+            None => format!("cell {cell} is not serving: it waits to be reconciled"),
+        };
         check("no-other-move", Verdict::Failed, why)
     } else {
         check("no-other-move", Verdict::Passed, "no other move of the cell is under way")
@@ -139,7 +145,7 @@ fn target(on: &Looked<'_>) -> Check {
 }
 
 /// There is no flag to pass over this one.
-fn residency(on: &Looked<'_>) -> Check {
+pub(crate) fn residency(on: &Looked<'_>) -> Check {
     let fleet = &on.snapshot.fleet;
     let broken: Vec<String> = fleet
         .tenants
@@ -198,7 +204,7 @@ fn gates(on: &Looked<'_>, region: &domicile_model::RegionId, name: &str) -> Chec
     }
 }
 
-fn target_gates(on: &Looked<'_>) -> Check {
+pub(crate) fn target_gates(on: &Looked<'_>) -> Check {
     gates(on, &on.request.to, "gates")
 }
 

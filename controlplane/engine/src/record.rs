@@ -226,10 +226,10 @@ impl Workflow {
         self.steps.iter().any(begun)
     }
 
-    /// Whether the intent to promote stands: from here on there is no way back.
+    /// Whether the intent to promote stands, or that to open a closed cell: from here on there is no way back.
     #[must_use]
     pub fn past_return(&self) -> bool {
-        self.was_intended("promote")
+        self.was_intended("promote") || (self.definition == MoveKind::Open && self.was_intended("open"))
     }
 
     /// All steps of its definition, but `approve` where nobody is asked.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use domicile_model::{
-    AgentKey, Approvals, Cell, CellId, Fleet, Jurisdiction, MoveClaim, MoveId, Placement, Region, Revision,
-    RouterState, Tenant, World,
+    AgentKey, Approvals, Cell, CellId, ClosedCell, Fleet, Jurisdiction, MoveClaim, MoveId, Placement, Region,
+    Revision, RouterState, Tenant, World,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Entry, Key, Record, Store};
@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(crate) placed_at: Revision,
     /// The move that holds the cell, if one does.
     pub(crate) claimed: Option<MoveId>,
+    /// Why a person has closed it, if one has.
+    pub(crate) closed: Option<ClosedCell>,
     /// Whose approval changes wait for, and where that was last changed; none: nobody's.
     pub(crate) approvals: Option<(Approvals, Revision)>,
     pub(crate) brakes: Brakes,
@@ -42,10 +44,11 @@ impl Snapshot {
             Key::Stop,
             Key::Moved(id.clone()),
             Key::Approvals,
+            Key::Closed(id.clone()),
         ];
         let (header, entries) = store.read(&keys).await?;
-        let [world, cell, placement, claim, stop, moved, approvals] =
-            <[Option<Entry>; 7]>::try_from(entries).unwrap_or_default();
+        let [world, cell, placement, claim, stop, moved, approvals, closed] =
+            <[Option<Entry>; 8]>::try_from(entries).unwrap_or_default();
         let (Some(cell), Some(placement)) = (cell, placement) else {
             return Err(MoveError::NotFound(format!(
                 "there is no cell {id}: `domicile cell list` names them"
@@ -72,6 +75,7 @@ impl Snapshot {
             placed_at: placement.modified,
             placement: decode(&placement.value)?,
             claimed: claim.map(|e| decode::<MoveClaim>(&e.value)).transpose()?.map(|c| c.moving),
+            closed: closed.map(|e| decode(&e.value)).transpose()?,
             approvals: approvals.map(|e| Ok::<_, MoveError>((decode(&e.value)?, e.modified))).transpose()?,
             brakes: Brakes {
                 stop: stop.map(|e| decode(&e.value)).transpose()?,

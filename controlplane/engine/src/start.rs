@@ -123,7 +123,7 @@ impl Engine {
     }
 
     /// What people are asked to approve; none where nobody is asked.
-    fn approval(
+    pub(crate) fn approval(
         &self,
         id: MoveId,
         by: &str,
@@ -139,7 +139,7 @@ impl Engine {
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a record is made of; one private caller each")]
-    async fn claim(
+    pub(crate) async fn claim(
         &self,
         (id, also, approval): (MoveId, Vec<Op>, Option<Approval>),
         kind: MoveKind,
@@ -202,10 +202,13 @@ impl Engine {
             .when(Precondition::Absent(Key::Workflow(id)))
             .when(Precondition::ModifiedAt(Key::Placement(cell.clone()), snapshot.placed_at))
             .when(Precondition::ModifiedAt(Key::Cell(cell.clone()), snapshot.cell_at))
-            .when(Precondition::Absent(Key::Stop))
             .when(policy)
             .put(Key::Move(cell.clone()), &MoveClaim { moving: id })
             .put(Key::Workflow(id), &flow);
+        // Nothing holds up taking a cell out of service.
+        if kind != MoveKind::Close {
+            txn = txn.when(Precondition::Absent(Key::Stop));
+        }
         for entry in &entries {
             txn = txn.put(Key::WorkflowLog(id, entry.0.n), entry);
         }

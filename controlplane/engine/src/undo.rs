@@ -2,7 +2,9 @@
 
 use domicile_api::moves::{LogEvent, MoveKind, MoveStatus};
 use domicile_model::{Phase, Placement};
+use domicile_store::{Key, Op};
 
+use crate::definitions::open;
 use crate::effect::Way;
 use crate::error::Halt;
 use crate::record::Standing;
@@ -13,7 +15,14 @@ pub(crate) async fn backward(run: &mut Run) -> Result<(), Halt> {
     if run.flow.past_return() {
         return Err(Halt::Stuck("the promotion was intended: there is no way back".to_owned()));
     }
-    if run.flow.was_intended("fence") && run.flow.stands("fence") != Standing::Undone {
+    if run.flow.definition == MoveKind::Open {
+        if run.flow.was_intended("unfence") && run.flow.stands("unfence") != Standing::Undone {
+            open::stop_again(run).await?;
+        }
+        return release(run).await;
+    }
+    let database = run.cell.database.is_some();
+    if database && run.flow.was_intended("fence") && run.flow.stands("fence") != Standing::Undone {
         unfence(run).await?;
     }
     reopen(run).await
@@ -43,13 +52,7 @@ async fn unfence(run: &mut Run) -> Result<(), Halt> {
 /// The old region holds again, under a new epoch if it had lost the right; the claim goes.
 async fn reopen(run: &mut Run) -> Result<(), Halt> {
     if !run.flow.touched_the_cell() {
-        let why = run.flow.back_because.clone();
-        return run
-            .edge(Edge::of("claim", LogEvent::Undone, "").release(), |flow, _| {
-                flow.status = MoveStatus::RolledBack { why };
-            })
-            .await
-            .map(|_| ());
+        return release(run).await;
     }
     let (old, seen) = run.placement().await?;
     let kept = run.flow.definition == MoveKind::Reprotect;
@@ -61,6 +64,9 @@ async fn reopen(run: &mut Run) -> Result<(), Halt> {
         ..old.clone()
     };
     let mut edge = Edge::default().right(Right { old, seen, new }).release();
+    if run.flow.definition == MoveKind::Close {
+        edge = edge.with([Op::Delete(Key::Closed(run.flow.cell.clone()))]);
+    }
     for step in ["close", "hold", "claim"] {
         if run.flow.stands(step) != Standing::Untouched && run.flow.stands(step) != Standing::Undone {
             edge = edge.and(step, LogEvent::Undone, "");
@@ -69,4 +75,11 @@ async fn reopen(run: &mut Run) -> Result<(), Halt> {
     run.edge(edge, |flow, _| flow.status = MoveStatus::RolledBack { why: flow.back_because.clone() })
         .await
         .map(|_| ())
+}
+
+/// The placement stays as it is, and the claim goes.
+async fn release(run: &mut Run) -> Result<(), Halt> {
+    let why = run.flow.back_because.clone();
+    let edge = Edge::of("claim", LogEvent::Undone, "").release();
+    run.edge(edge, |flow, _| flow.status = MoveStatus::RolledBack { why }).await.map(|_| ())
 }

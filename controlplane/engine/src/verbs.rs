@@ -2,14 +2,16 @@
 //! transaction that also holds its entry in the audit log.
 
 use domicile_api::moves::{LogEvent, MoveKind, MoveStatus};
-use domicile_model::{MoveId, Phase, Placement, World};
-use domicile_store::{Leadership, Op};
+use domicile_model::{Approvals, MoveId, Need, Phase, Placement, World};
+use domicile_store::codec::decode;
+use domicile_store::{Key, Leadership, Op};
 
+use crate::approval;
 use crate::brakes;
 use crate::definitions::SKIPPABLE;
 use crate::engine::{Engine, no_such_move, not_now};
 use crate::error::MoveError;
-use crate::record::Workflow;
+use crate::record::{Standing, Workflow};
 use crate::run::{Edge, Right, Run};
 
 /// Consent that is given to a move which has begun.
@@ -66,6 +68,9 @@ impl Engine {
         }
         if run.flow.back && !matches!(run.flow.status, MoveStatus::Stuck { .. }) {
             return Err(MoveError::NotNow(format!("move {id} is turning back already")));
+        }
+        if run.flow.definition == MoveKind::Close && run.flow.stands("close") != Standing::Untouched {
+            self.may_reopen(&run).await?;
         }
         let step = run.flow.step.clone();
         let note = format!("roll back, by {}", said.by);
@@ -150,6 +155,20 @@ impl Engine {
         let note = format!("resume, by {}", said.by);
         let edge = Edge::of(&step, LogEvent::Verb, &note).with(said.also);
         self.write(&mut run, edge, |flow| flow.paused = None).await
+    }
+
+    /// Turning back a close that was made opens the cell: not past those whose approval that takes.
+    async fn may_reopen(&self, run: &Run) -> Result<(), MoveError> {
+        let entry = run.read_one(Key::Approvals).await.map_err(not_now)?;
+        let policy = entry.map(|e| decode::<Approvals>(&e.value)).transpose()?;
+        let (need, _) = approval::needed(policy.as_ref(), &run.flow.cell, MoveKind::Open);
+        if need == Need::None {
+            return Ok(());
+        }
+        Err(MoveError::NotNow(format!(
+            "cell {} is closed, and opening it takes approval: let the close end (retry it if it is stuck), then `domicile cell open {}`",
+            run.flow.cell, run.flow.cell
+        )))
     }
 
     async fn spoken_to(&self, id: MoveId, said: &Said<'_>) -> Result<Run, MoveError> {

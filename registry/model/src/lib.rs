@@ -6,6 +6,7 @@
 pub mod approval;
 pub mod brake;
 pub mod clock;
+pub mod closed;
 pub mod epoch;
 pub mod fleet;
 pub mod host;
@@ -24,6 +25,7 @@ pub mod world;
 
 pub use approval::{Approvals, Change, Need};
 pub use brake::{EmergencyStop, Freeze, Moved};
+pub use closed::{ClosedCell, StoppedAt};
 pub use epoch::{Epoch, Revision};
 pub use fleet::{Cell, Database, DatabaseEndpoint, Fleet, Jurisdiction, Region, Tenant};
 pub use host::{HostName, HostPattern};

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    AgentKey, Approvals, Cell, EmergencyStop, Freeze, Jurisdiction, MoveClaim, Moved, Placement, Region,
-    RegionFence, RouterState, Tenant, WitnessState, World,
+    AgentKey, Approvals, Cell, ClosedCell, EmergencyStop, Freeze, Jurisdiction, MoveClaim, Moved, Placement,
+    Region, RegionFence, RouterState, Tenant, WitnessState, World,
 };
 
 /// A type that stands in the registry.
@@ -24,7 +24,7 @@ records! {
     World => "world", Region => "region", Jurisdiction => "jurisdiction", Cell => "cell", Tenant => "tenant",
     HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
     EmergencyStop => "emergency stop", Freeze => "freeze", Moved => "last move", WitnessState => "witness", RouterState => "router",
-    AgentKey => "agent's key", Approvals => "approval policy",
+    AgentKey => "agent's key", Approvals => "approval policy", ClosedCell => "closed cell",
 }
 
 /// Why a value can't be read.

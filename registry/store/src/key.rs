@@ -38,6 +38,8 @@ pub enum Key {
     Freeze(FreezeId),
     /// [`domicile_model::Moved`].
     Moved(CellId),
+    /// [`domicile_model::ClosedCell`].
+    Closed(CellId),
     /// [`domicile_model::WitnessState`].
     Witness(RouterId),
     /// [`domicile_model::RouterState`]; under a lease.
@@ -80,6 +82,7 @@ impl fmt::Display for Key {
             Self::Approvals => f.write_str("approvals"),
             Self::Freeze(id) => write!(f, "freezes/{id}"),
             Self::Moved(id) => write!(f, "moved/{id}"),
+            Self::Closed(id) => write!(f, "closed/{id}"),
             Self::Witness(id) => write!(f, "witnesses/{id}"),
             Self::Router(id) => write!(f, "routers/{id}"),
             Self::Agent(cell, region) => write!(f, "agents/{cell}/{region}"),
@@ -116,6 +119,7 @@ impl FromStr for Key {
             ["approvals"] => Some(Self::Approvals),
             ["freezes", x] => id(x.parse()).map(Self::Freeze),
             ["moved", x] => id(CellId::new(x)).map(Self::Moved),
+            ["closed", x] => id(CellId::new(x)).map(Self::Closed),
             ["witnesses", x] => id(RouterId::new(x)).map(Self::Witness),
             ["routers", x] => id(RouterId::new(x)).map(Self::Router),
             ["agents", x, y] => id(CellId::new(x)).zip(id(RegionId::new(y))).map(|(x, y)| Self::Agent(x, y)),
@@ -163,6 +167,7 @@ mod tests {
             Key::Approvals,
             Key::Freeze(FreezeId::from_u128(4)),
             Key::Moved(cell.clone()),
+            Key::Closed(cell.clone()),
             Key::Witness(router.clone()),
             Key::Router(router),
             Key::Agent(cell, region),

@@ -42,6 +42,8 @@ pub(crate) const fn kind(kind: MoveKind) -> &'static str {
         MoveKind::Switchover => "switchover",
         MoveKind::Failover => "failover",
         MoveKind::Reprotect => "re-protect",
+        MoveKind::Close => "close",
+        MoveKind::Open => "open",
     }
 }
 

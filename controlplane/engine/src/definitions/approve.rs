@@ -18,8 +18,9 @@ use crate::run::{Edge, Run};
 use crate::snapshot::Snapshot;
 use crate::start::may_start;
 
-/// How often it is looked before approvals are void: a single sample that failed is no other situation.
-const LOOKS: u32 = 3;
+/// How often it is looked before approvals are void: a single sample that failed is no other situation, nor is a leader
+/// that has only begun to sample.
+const LOOKS: u32 = 10;
 
 /// What another look saw.
 struct Look {

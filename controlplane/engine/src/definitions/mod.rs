@@ -4,7 +4,9 @@
 //! gets a new version and the old one stays until no unfinished record names it.
 
 mod approve;
+mod close;
 mod failover;
+pub(crate) mod open;
 mod promotion;
 mod reprotect;
 mod stop;
@@ -19,7 +21,8 @@ use crate::error::Halt;
 use crate::run::Run;
 
 /// Every definition: what is proved for one is proved for all of them.
-pub const ALL: [MoveKind; 3] = [MoveKind::Switchover, MoveKind::Failover, MoveKind::Reprotect];
+pub const ALL: [MoveKind; 5] =
+    [MoveKind::Switchover, MoveKind::Failover, MoveKind::Reprotect, MoveKind::Close, MoveKind::Open];
 
 /// The version of a definition that new workflows begin with.
 pub const VERSION: u32 = 2;
@@ -31,6 +34,8 @@ pub const fn steps(kind: MoveKind) -> &'static [&'static str] {
         MoveKind::Switchover => switchover::STEPS,
         MoveKind::Failover => failover::STEPS,
         MoveKind::Reprotect => reprotect::STEPS,
+        MoveKind::Close => close::STEPS,
+        MoveKind::Open => open::STEPS,
     }
 }
 
@@ -49,16 +54,19 @@ pub const fn change(kind: MoveKind) -> Option<Change> {
         MoveKind::Switchover => Some(Change::Switchover),
         MoveKind::Failover => Some(Change::Failover),
         MoveKind::Reprotect => None,
+        MoveKind::Close => Some(Change::Close),
+        MoveKind::Open => Some(Change::Open),
     }
 }
 
 /// Steps before which nobody waits: neither users nor a database that is closed. A move that is held up stops there.
-const CALM: &[&str] = &["settle", "hold", "close", "return", "losses", "re-protect", "protect"];
+const CALM: &[&str] = &["settle", "hold", "close", "return", "losses", "re-protect", "protect", "unfence"];
 
-/// Whether a move that is held up may stop before this step. The close of a planned move comes while requests wait.
+/// Whether a move that is held up may stop before this step. The close of a planned move comes while requests wait;
+/// nothing may hold up taking a cell out of service.
 #[must_use]
 pub fn is_calm(kind: MoveKind, step: &str) -> bool {
-    CALM.contains(&step) && !(kind == MoveKind::Switchover && step == "close")
+    CALM.contains(&step) && kind != MoveKind::Close && !(kind == MoveKind::Switchover && step == "close")
 }
 
 /// Steps that a person may go without: those after the new region serves. Whatever comes before keeps writes safe.
@@ -79,6 +87,8 @@ pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
         MoveKind::Switchover => switchover::forward(run).await,
         MoveKind::Failover => failover::forward(run).await,
         MoveKind::Reprotect => reprotect::forward(run).await,
+        MoveKind::Close => close::forward(run).await,
+        MoveKind::Open => open::forward(run).await,
     }
 }
 

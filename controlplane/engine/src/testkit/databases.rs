@@ -158,7 +158,7 @@ impl Databases for FakeDatabases {
             }
             let server = world.servers.get_mut(at).expect("two servers");
             server.fence = None;
-            (server.writable, server.streaming) = (true, true);
+            (server.writable, server.streaming, server.private) = (true, true, true);
             Ok(())
         })
         .await

@@ -116,6 +116,7 @@ impl Sim {
             let mut world = self.world();
             let Some(placement) = world.placements.last().cloned() else { continue };
             for at in [region(A), region(B)] {
+                world.keep(&at, self.clock.now(), self.registry.constants.fence());
                 let serves = placement.phase == Phase::Serving && held_by(&placement, &at);
                 let stale = world.may_still_write(&at, self.clock.now(), self.registry.constants.fence());
                 if (serves || stale) && world.servers[&at].writable && world.servers[&at].fence.is_none() {
@@ -163,6 +164,24 @@ impl super::World2 {
             && server.writable
             && server.fence.is_none()
             && self.closed_at.is_none_or(|closed| now.since(closed) < fence)
+    }
+
+    /// What a server's own agent does: stops it when its proof of a cell that it has lost ends, whatever orders it takes
+    /// or not, and opens it again once its region holds the cell.
+    fn keep(&mut self, at: &RegionId, now: domicile_model::clock::BootTime, fence: Duration) {
+        let holder = self.placements.last().and_then(|p| p.holder.clone());
+        let held = self.placements.iter().rev().find_map(|p| p.holder.clone());
+        let ended = self.closed_at.is_some_and(|closed| now.since(closed) >= fence);
+        let Some(server) = self.servers.get_mut(at) else { return };
+        if holder.as_ref() == Some(at) {
+            server.private = false;
+            if server.lapsed && server.fence.is_none() {
+                (server.lapsed, server.writable) = (false, true);
+            }
+        } else if holder.is_none() && held.as_ref() == Some(at) && ended && server.writable && !server.private
+        {
+            (server.lapsed, server.writable, server.streaming) = (true, false, false);
+        }
     }
 
     /// Something is written here: what it needs must have been made before.

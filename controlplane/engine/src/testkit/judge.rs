@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domicile_api::moves::{MoveKind, MoveStatus, MoveView};
 use domicile_model::clock::pause;
-use domicile_model::{MoveId, Phase, Placement};
+use domicile_model::{ClosedReason, MoveId, Phase, Placement};
 use domicile_store::Key;
 use domicile_store::codec::decode;
 
@@ -44,6 +44,7 @@ impl Sim {
         // Lets the fleet see the last placement.
         pause(Duration::from_millis(50)).await;
         let claim = self.get(Key::Move(self.cell.id.clone())).await;
+        let closed = self.get(Key::Closed(self.cell.id.clone())).await;
         let entry = self.get(Key::Placement(self.cell.id.clone())).await.unwrap();
         let placement: Placement = decode(&entry.value).unwrap();
         let world = self.world();
@@ -57,17 +58,32 @@ impl Sim {
         must(a.promotions + b.promotions <= 1, "promoted more than once");
         must(!(a.writable && a.fence.is_none() && b.writable), "two servers take writes");
         must(claim.is_some() == (ended == Ended::Stuck), "the claim and the status contradict each other");
+        let is_closed = placement.holder.is_none()
+            && placement.phase == Phase::Closed { reason: ClosedReason::Operator, for_ms: 0 };
+        let opens = view.kind == MoveKind::Open;
+        must(closed.is_some() == is_closed, "the placement and why it is closed contradict each other");
         match ended {
+            Ended::Done if view.kind == MoveKind::Close => {
+                must(is_closed && placement.moving.is_none(), "done, and not closed");
+                must(
+                    !a.writable || a.fence.is_some() || !a.reachable,
+                    "closed, and its database takes writes",
+                );
+            }
+            Ended::RolledBack if opens => must(is_closed, "rolled back, and not closed"),
             Ended::Done => {
                 must(
                     placement.phase == Phase::Serving && placement.moving.is_none(),
                     "done, and not serving",
                 );
                 must(
-                    placement.holder == Some(region(B)) || view.kind == MoveKind::Reprotect,
+                    placement.holder == Some(region(B)) || view.kind == MoveKind::Reprotect || opens,
                     "done, and not moved",
                 );
-                if view.kind != MoveKind::Reprotect {
+                if opens {
+                    must(placement.holder == Some(region(A)), "done, and not opened where it was closed");
+                    must(a.writable && a.fence.is_none(), "opened, and the database takes no writes");
+                } else if view.kind != MoveKind::Reprotect {
                     must(placement.standby == Some(region(A)), "done, and unprotected");
                     must(
                         a.standby && a.streaming && a.fence.is_none(),

@@ -14,10 +14,11 @@ use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
 use domicile_model::{
-    AgentKey, Approvals, BootId, Cell, CellId, Change, Epoch, FenceConstants, HandoverToken, LeaderFence,
-    Need, Phase, Placement, Region, RegionId, Residency, Role, RouterId, SecretRef, SigningKey, Tenant,
-    TenantId, Token, WitnessSet, World, WorldId,
+    AgentKey, Approvals, BootId, Cell, CellId, Change, ClosedCell, ClosedReason, Epoch, FenceConstants,
+    HandoverToken, LeaderFence, Need, Phase, Placement, Region, RegionId, Residency, Role, RouterId,
+    SecretRef, SigningKey, StoppedAt, Tenant, TenantId, Token, WitnessSet, World, WorldId,
 };
+use domicile_store::codec::decode;
 use domicile_store::{Commit, Entry, Key, Leadership, MemoryStore, Op, Store, Txn};
 
 use crate::provider::Job;
@@ -62,6 +63,10 @@ pub(crate) struct Server {
     /// Whether it has the slots that keep what a standby and the list of losses need. A promotion makes them last.
     pub(crate) slots: bool,
     pub(crate) lost: u64,
+    /// Stopped by its own agent when its proof ended.
+    pub(crate) lapsed: bool,
+    /// Started again for its agent alone.
+    pub(crate) private: bool,
 }
 
 /// Everything that the simulation knows.
@@ -137,6 +142,8 @@ fn server(writable: bool) -> Server {
         promotions: 0,
         slots: writable,
         lost: 0,
+        lapsed: false,
+        private: false,
     }
 }
 
@@ -236,6 +243,58 @@ impl Sim {
             pause(Duration::from_millis(5)).await;
             self.hand.advance(Duration::from_millis(5));
         }
+    }
+
+    /// As a close leaves it: nobody holds the cell, and A is stopped by its agent's word.
+    pub(crate) async fn close_by_hand(&self) {
+        let key = Key::Placement(self.cell.id.clone());
+        let old: Placement = decode(&self.get(key.clone()).await.unwrap().value).unwrap();
+        let phase = Phase::Closed { reason: ClosedReason::Operator, for_ms: 0 };
+        let new = Placement { epoch: old.epoch.next(), holder: None, phase, ..old };
+        let stopped = {
+            let mut world = self.world();
+            let a = world.servers.get_mut(&region(A)).unwrap();
+            (a.checkpoint, a.writable, a.streaming) = (a.flushed, false, false);
+            a.flushed += 10;
+            let (timeline, checkpoint) = (a.timeline, lsn(a.checkpoint));
+            let token = Token {
+                world: self.registry.id,
+                leader: LeaderFence(domicile_model::Revision(0)),
+                attempt: 0,
+                moving: domicile_model::MoveId::new(),
+                step: "fence".into(),
+                cell: self.cell.id.clone(),
+            };
+            let system_id = "7300".to_owned();
+            let handover = HandoverToken {
+                cell: self.cell.id.clone(),
+                epoch: new.epoch,
+                system_id: system_id.clone(),
+                timeline,
+                checkpoint,
+                token,
+                seal: None,
+            };
+            a.fence = Some((handover, true));
+            let (flushed, xid) = (a.flushed, a.xid);
+            let b = world.servers.get_mut(&region(B)).unwrap();
+            (b.flushed, b.xid) = (flushed, xid);
+            StoppedAt { system_id, timeline, checkpoint }
+        };
+        let closed = ClosedCell {
+            cell: self.cell.id.clone(),
+            moving: domicile_model::MoveId::new(),
+            by: "an operator".into(),
+            reason: "test".into(),
+            at: jiff::Timestamp::now(),
+            region: region(A),
+            epoch: new.epoch,
+            stopped: Some(stopped),
+        };
+        let txn = Txn::bare().put(key, &new).put(Key::Closed(self.cell.id.clone()), &closed);
+        self.store.commit(txn).await.unwrap();
+        // Until the fleet has followed.
+        pause(Duration::from_millis(100)).await;
     }
 
     /// From now on so many people must approve whatever may have to be approved.

@@ -42,6 +42,14 @@ pub(super) async fn begin(sim: &Sim, engine: &Arc<Engine>, kind: MoveKind, lead:
         }
         return engine.reprotect(&sim.cell.id, Vec::new(), "an operator", lead, &sim.registry).await.unwrap();
     }
+    if matches!(kind, MoveKind::Close | MoveKind::Open) {
+        if kind == MoveKind::Open {
+            sim.close_by_hand().await;
+        }
+        let wanted = crate::Service { kind, cell: &sim.cell.id, region: None, reason: "test" };
+        let own = (MoveId::new(), Vec::new());
+        return engine.serve(own, &wanted, "an operator", lead, &sim.registry).await.unwrap();
+    }
     sim.world().planned = kind == MoveKind::Switchover;
     engine.request(&ask(sim, kind), "an operator", lead, &sim.registry).await.unwrap()
 }
