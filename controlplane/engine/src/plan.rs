@@ -105,7 +105,8 @@ impl Shared {
                 None => None,
             }
         };
-        let (here, other) = futures::join!(self.observe(cell, &request.to), other);
+        let room = room::look(&*self.store, self.options.reserve, snapshot.routers.len());
+        let (here, other, room) = futures::join!(self.observe(cell, &request.to), other, room);
         service::open_checks(&service::Opening {
             region: &request.to,
             snapshot,
@@ -115,6 +116,7 @@ impl Shared {
             looked: &Looked {
                 request,
                 snapshot,
+                room: &room,
                 primary: None,
                 standby: &here,
                 lag: None,

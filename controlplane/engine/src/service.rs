@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::MoveError;
 use crate::prechecks::{Looked, check, registry, residency, target_gates};
 use crate::provider::Observation;
+use crate::room::registry_room;
 use crate::snapshot::Snapshot;
 
 /// What a person wants of a cell's service.
@@ -66,6 +67,8 @@ fn unclaimed(snapshot: &Snapshot, own: Option<MoveId>) -> Check {
 pub(crate) fn open_checks(on: &Opening<'_>) -> Vec<Check> {
     vec![
         registry(on.looked),
+        // As a forced move may: what opens brings service back.
+        registry_room(on.looked.room, true),
         brakes::emergency_stop(on.looked),
         unclaimed(on.snapshot, on.own),
         closed(on),
