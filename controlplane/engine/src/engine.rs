@@ -202,7 +202,12 @@ pub(crate) fn not_now(halt: Halt) -> MoveError {
     }
 }
 
-fn views(entries: &[domicile_store::Entry]) -> Result<Vec<MoveView>, MoveError> {
+/// The moves whose records are among these entries, each with as much of its log as is there. One whose record is not
+/// among them is left out.
+///
+/// # Errors
+/// When one can't be read.
+pub fn views(entries: &[domicile_store::Entry]) -> Result<Vec<MoveView>, MoveError> {
     let mut flows = Vec::new();
     let mut logs: BTreeMap<MoveId, Vec<_>> = BTreeMap::new();
     for entry in entries {

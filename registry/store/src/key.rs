@@ -32,6 +32,12 @@ pub enum Key {
     Move(CellId),
     /// [`domicile_model::EmergencyStop`].
     Stop,
+    /// How far the archive of what has left the registry reaches.
+    ArchiveHead,
+    /// The public half of a key that segments of the archive are sealed with, by its id.
+    ArchiveKey(String),
+    /// How far the copy of the archive reaches that the control plane of this name keeps.
+    ArchiveCopy(String),
     /// [`domicile_model::Approvals`].
     Approvals,
     /// [`domicile_model::Freeze`].
@@ -79,6 +85,9 @@ impl fmt::Display for Key {
             Self::Fence(id) => write!(f, "fences/{id}"),
             Self::Move(id) => write!(f, "moves/{id}"),
             Self::Stop => f.write_str("stop"),
+            Self::ArchiveHead => f.write_str("archive/head"),
+            Self::ArchiveKey(id) => write!(f, "archive/keys/{id}"),
+            Self::ArchiveCopy(name) => write!(f, "archive/copies/{name}"),
             Self::Approvals => f.write_str("approvals"),
             Self::Freeze(id) => write!(f, "freezes/{id}"),
             Self::Moved(id) => write!(f, "moved/{id}"),
@@ -102,6 +111,11 @@ impl FromStr for Key {
         fn id<T, E>(parsed: Result<T, E>) -> Option<T> {
             parsed.ok()
         }
+        /// A name of a control plane, or the digits of a key's id.
+        fn plain(text: &str) -> Option<String> {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            ((1..=64).contains(&text.len()) && text.bytes().all(fine)).then(|| text.to_owned())
+        }
         let parts: Vec<&str> = text.split('/').collect();
         let key = match parts.as_slice() {
             ["schema"] => Some(Self::Schema),
@@ -116,6 +130,9 @@ impl FromStr for Key {
             ["fences", x] => id(RegionId::new(x)).map(Self::Fence),
             ["moves", x] => id(CellId::new(x)).map(Self::Move),
             ["stop"] => Some(Self::Stop),
+            ["archive", "head"] => Some(Self::ArchiveHead),
+            ["archive", "keys", x] => plain(x).map(Self::ArchiveKey),
+            ["archive", "copies", x] => plain(x).map(Self::ArchiveCopy),
             ["approvals"] => Some(Self::Approvals),
             ["freezes", x] => id(x.parse()).map(Self::Freeze),
             ["moved", x] => id(CellId::new(x)).map(Self::Moved),
@@ -164,6 +181,9 @@ mod tests {
             Key::Fence(region.clone()),
             Key::Move(cell.clone()),
             Key::Stop,
+            Key::ArchiveHead,
+            Key::ArchiveKey("0f".into()),
+            Key::ArchiveCopy("control-1.eu".into()),
             Key::Approvals,
             Key::Freeze(FreezeId::from_u128(4)),
             Key::Moved(cell.clone()),
