@@ -87,8 +87,8 @@ impl Content {
             }
             Key::WorkflowLog(..) => checked::<LogRecord>(value)?,
             Key::Audit(_) => checked::<AuditEntry>(value)?,
-            // Of several kinds, some of them of removed things: kept as it stands, for people.
-            Key::History(..) => drop(
+            // Kept as they stand: of several kinds, some of them of removed things, for people; and the archive's own.
+            Key::History(..) | Key::ArchiveHead | Key::ArchiveKey(_) | Key::ArchiveCopy(_) => drop(
                 serde_json::from_slice::<serde_json::Value>(value)
                     .map_err(|source| CodecError::Malformed { what: "history", source })?,
             ),
