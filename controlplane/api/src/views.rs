@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::moves::{Approval, MoveKind};
 
 use domicile_model::{
-    CellId, Country, EmergencyStop, Epoch, Freeze, MoveId, Phase, RegionId, RouterId, TenantId,
+    CellId, ClosedCell, Country, EmergencyStop, Epoch, Freeze, MoveId, Phase, RegionId, RouterId, TenantId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -138,6 +138,9 @@ pub struct CellView {
     /// The agents of the database pair, and the keys that they hand over with.
     #[serde(default)]
     pub agents: Vec<AgentView>,
+    /// Why a person has closed it, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<ClosedCell>,
     /// The move that is under way.
     #[serde(rename = "move")]
     pub moving: Option<String>,

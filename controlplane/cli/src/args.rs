@@ -118,6 +118,32 @@ pub enum CellVerb {
         /// The cell.
         cell: CellId,
     },
+    /// Take a cell out of service where it is: nobody serves it, its database is stopped, requests get 503. At once: what
+    /// is under way is cut.
+    Close {
+        /// The cell.
+        cell: CellId,
+        /// Why; shown in status and kept in the audit log.
+        #[arg(long)]
+        reason: String,
+        /// How to go about it.
+        #[command(flatten)]
+        how: ServiceArgs,
+    },
+    /// Put a closed cell back into service, where its newest data is.
+    Open {
+        /// The cell.
+        cell: CellId,
+        /// Where [default: where it was closed]
+        #[arg(long)]
+        region: Option<RegionId>,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: String,
+        /// How to go about it.
+        #[command(flatten)]
+        how: ServiceArgs,
+    },
     /// Believe the agent of a cell in a region by the key that it shows now. The first key of an agent is trusted by
     /// itself; another one only by this, after its machine was set up anew.
     TrustAgent {
@@ -133,6 +159,20 @@ pub enum CellVerb {
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
+}
+
+/// How a cell is closed or opened.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ServiceArgs {
+    /// Show what would be done and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Follow it until it is over.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// `domicile tenant …`.

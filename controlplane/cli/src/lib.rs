@@ -26,7 +26,8 @@ use clap::error::ErrorKind;
 use domicile_api::moves::{ReasonRequest, RetryRequest};
 
 use args::{
-    AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, SuperviseArgs, TenantVerb,
+    AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, ServiceArgs, SuperviseArgs,
+    TenantVerb,
 };
 use client::Client;
 use exit::Exit;
@@ -112,6 +113,12 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
             };
             cell::trust_agent::run(cell, &request, client, out).await
         }
+        Command::Cell(CellVerb::Close { cell, reason, how }) => {
+            service(false, cell, None, reason, *how, client, out).await
+        }
+        Command::Cell(CellVerb::Open { cell, region, reason, how }) => {
+            service(true, cell, region.as_ref(), reason, *how, client, out).await
+        }
         Command::Cell(CellVerb::Reprotect { cell }) => cell::reprotect::run(cell, client, out).await,
         Command::Tenant(TenantVerb::List) => tenant::list::run(client, out).await,
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
@@ -126,6 +133,24 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
             Err(Failure::new(Exit::Internal, "this command is not one that asks a control plane"))
         }
     }
+}
+
+async fn service(
+    opens: bool,
+    cell: &domicile_model::CellId,
+    region: Option<&domicile_model::RegionId>,
+    reason: &str,
+    how: ServiceArgs,
+    client: &Client,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    let ServiceArgs { dry_run, yes, wait } = how;
+    cell::service::run(
+        &cell::service::Wanted { opens, cell, region, reason, dry_run, yes, wait },
+        client,
+        out,
+    )
+    .await
 }
 
 fn because(reason: &str) -> ReasonRequest {

@@ -2,7 +2,7 @@
 
 use domicile_api::views::{RegistryView, Status, WaitingView};
 
-use crate::cell::list::{problems, table};
+use crate::cell::list::{closed, problems, table};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -101,6 +101,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
         if !status.cells.is_empty() {
             writeln!(out.stdout)?;
             table(&status.cells, out)?;
+            closed(&status.cells, out)?;
             problems(&status.cells, out)?;
         }
     }

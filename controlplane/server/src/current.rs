@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    AgentKey, CellId, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId, Placement,
-    RegionId, Revision, RouterId, RouterState, TenantId, WitnessState,
+    AgentKey, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId,
+    Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 
@@ -27,6 +27,8 @@ pub struct Current {
     pub placements: BTreeMap<CellId, (Placement, Revision)>,
     /// Moves under way.
     pub moves: BTreeMap<CellId, MoveId>,
+    /// Why cells are closed, by a person.
+    pub closed: BTreeMap<CellId, ClosedCell>,
     /// Who has stopped all moves, if somebody has.
     pub stop: Option<EmergencyStop>,
     /// Freezes, past ones included.
@@ -45,7 +47,7 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 12] = [
+const VIEWS: [&str; 13] = [
     "regions/",
     "jurisdictions/",
     "cells/",
@@ -56,6 +58,7 @@ const VIEWS: [&str; 12] = [
     "witnesses/",
     "freezes/",
     "stop",
+    "closed/",
     "approvals",
     "agents/",
 ];
@@ -81,6 +84,7 @@ impl Current {
             modified: BTreeMap::new(),
             placements: BTreeMap::new(),
             moves: BTreeMap::new(),
+            closed: BTreeMap::new(),
             stop: None,
             freezes: BTreeMap::new(),
             routers: BTreeMap::new(),
@@ -138,6 +142,11 @@ impl Current {
             Key::Move(id) => {
                 if let Some(MoveClaim { moving }) = self.decode(&entry) {
                     self.moves.insert(id.clone(), moving);
+                }
+            }
+            Key::Closed(id) => {
+                if let Some(closed) = self.decode(&entry) {
+                    self.closed.insert(id.clone(), closed);
                 }
             }
             Key::Approvals => self.fleet.approvals = self.decode(&entry),

@@ -25,6 +25,7 @@ pub fn cell(current: &Current, cell: &Cell, lag: Option<LagView>) -> CellView {
         lag,
         health: None,
         agents: Vec::new(),
+        closed: current.closed.get(&cell.id).cloned(),
         moving: current.moves.get(&cell.id).map(ToString::to_string),
     }
 }
@@ -109,6 +110,9 @@ pub fn route(current: &Current, tenant: &Tenant) -> RouteView {
     match (&placement.holder, placement.phase) {
         (None, phase) => {
             why.push(format!("nobody holds cell {cell} since epoch {}", placement.epoch));
+            if let Some(closed) = current.closed.get(cell) {
+                why.push(format!("{} closed it because: {}", closed.by, closed.reason));
+            }
             why.push(match phase.hold() {
                 Some(wait) if !wait.is_zero() => {
                     format!("requests wait up to {} ms for the region that takes over", wait.as_millis())

@@ -243,9 +243,15 @@ mod tests {
         assert!(go(&decide(&t, &Ask { pass: true, ..e }, |_, _| true)).is_some());
         let t = table_with(&[place("mercy", 2, None, MOVING)]);
         assert!(go(&decide(&t, &Ask { pass: true, ..e }, |_, _| true)).is_none(), "nobody holds it");
-        let closed = Phase::Closed { reason: ClosedReason::Conflict, for_ms: 1_000 };
-        let t = table_with(&[place("mercy", 2, None, closed)]);
-        assert_eq!(decide(&t, &e, |_, _| true), Outcome::Refuse(Cause::Closed));
+        for reason in [ClosedReason::Conflict, ClosedReason::Operator] {
+            let closed = Phase::Closed { reason, for_ms: 1_000 };
+            let t = table_with(&[place("mercy", 2, None, closed)]);
+            for ask in [e, Ask { pass: true, ..e }, ask(tenant, Role::Gate, &own)] {
+                assert_eq!(decide(&t, &ask, |_, _| true), Outcome::Refuse(Cause::Closed), "{reason:?}");
+            }
+        }
+        let refused = Cause::Closed.entry();
+        assert_eq!((refused.status, refused.label), (503, "closed"));
     }
 
     #[test]

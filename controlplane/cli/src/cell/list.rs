@@ -41,6 +41,19 @@ pub(crate) fn table(cells: &[CellView], out: &mut Out) -> Result<(), Failure> {
     out.table(&["CELL", "SERVED FROM", "STANDBY", "PHASE", "EPOCH", "BEHIND", "TENANTS", "MOVE"], rows)
 }
 
+/// The cells that a person has closed, and why.
+pub(crate) fn closed(cells: &[CellView], out: &mut Out) -> Result<(), Failure> {
+    let row = |c: &domicile_model::ClosedCell| {
+        vec![c.cell.to_string(), c.region.to_string(), c.by.clone(), format!("{:.0}", c.at), c.reason.clone()]
+    };
+    let rows: Vec<_> = cells.iter().filter_map(|c| c.closed.as_ref()).map(row).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out.stdout)?;
+    out.table(&["CLOSED", "IN", "BY", "SINCE", "BECAUSE"], rows)
+}
+
 /// A look at the databases that is older than this counts as none.
 const FRESH_MS: u64 = 15_000;
 

@@ -2,5 +2,6 @@
 
 pub mod list;
 pub mod reprotect;
+pub mod service;
 pub mod show;
 pub mod trust_agent;

@@ -3,7 +3,7 @@
 use domicile_api::views::{AgentView, CellView};
 use domicile_model::CellId;
 
-use crate::cell::list::{lag, problems};
+use crate::cell::list::{closed, lag, problems};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -49,6 +49,7 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
         pairs.push(("agents", agents.join("\n")));
     }
     out.pairs(&pairs)?;
+    closed(std::slice::from_ref(&cell), out)?;
     problems(std::slice::from_ref(&cell), out)?;
     Ok(Exit::Ok)
 }

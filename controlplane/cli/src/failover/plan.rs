@@ -34,7 +34,7 @@ pub async fn run(args: &MoveArgs, client: &Client, out: &mut Out) -> Result<Exit
 }
 
 /// Whether a check stands against a start.
-fn blocked(plan: &MovePlan) -> bool {
+pub(crate) fn blocked(plan: &MovePlan) -> bool {
     plan.checks.iter().any(|c| c.verdict.blocks())
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod input;
 mod moves;
 mod openapi;
 pub(crate) mod problem;
+mod service;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let changes = ordinary
         .route("/v1/apply", post(fleet::apply))
         .route("/v1/moves", post(moves::start))
+        .route("/v1/cells/{id}/close", post(service::close))
+        .route("/v1/cells/{id}/open", post(service::open))
         .route("/v1/moves/{id}/retry", post(moves::retry))
         .route("/v1/moves/{id}/rollback", post(moves::rollback))
         .route("/v1/moves/{id}/skip", post(moves::skip))

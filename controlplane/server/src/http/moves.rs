@@ -52,7 +52,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<MoveVie
     Ok(Json(moves))
 }
 
-async fn view(app: &App, id: MoveId) -> Result<MoveView, Refusal> {
+pub(crate) async fn view(app: &App, id: MoveId) -> Result<MoveView, Refusal> {
     app.engine.view(id).await?.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
 }
 
@@ -136,7 +136,7 @@ fn describe_retry(id: MoveId, consent: Consent) -> String {
 }
 
 /// The move that this operator's key stands for. The same key of another operator is another move.
-fn keyed(by: &Operator, key: &[u8]) -> Result<MoveId, Refusal> {
+pub(crate) fn keyed(by: &Operator, key: &[u8]) -> Result<MoveId, Refusal> {
     if key.is_empty() || key.len() > LONGEST_KEY || !key.iter().all(u8::is_ascii_graphic) {
         return Err(bad("Idempotency-Key must be 1 to 200 visible ASCII characters"));
     }
@@ -166,7 +166,7 @@ fn same(request: &MoveRequest, known: MoveView) -> Result<MoveView, Refusal> {
     .into())
 }
 
-fn ended<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
+pub(crate) fn ended<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T, Refusal> {
     outcome.map_err(|error| {
         tracing::error!(%error, "a change ended early");
         Problem::new("internal", "Internal error", 500, "the change ended early")

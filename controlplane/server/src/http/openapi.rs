@@ -5,12 +5,24 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 27] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
     ("get", "/v1/cells/{id}", "One cell.", None),
     ("post", "/v1/cells/{id}/reprotect", "Builds the cell's standby: attached, rewound or anew.", None),
+    (
+        "post",
+        "/v1/cells/{id}/close",
+        "Takes a cell out of service where it is. Safe to repeat with an Idempotency-Key.",
+        Some("CloseRequest"),
+    ),
+    (
+        "post",
+        "/v1/cells/{id}/open",
+        "Puts a closed cell back into service, where its newest data is. Safe to repeat with an Idempotency-Key.",
+        Some("OpenRequest"),
+    ),
     (
         "post",
         "/v1/cells/{id}/trust-agent",
@@ -142,6 +154,16 @@ fn schemas() -> Value {
                 "tenants": { "type": "array", "items": text }, "reason": text,
             },
         },
+        "CloseRequest": {
+            "type": "object",
+            "required": ["reason"],
+            "properties": { "reason": text, "dry_run": flag },
+        },
+        "OpenRequest": {
+            "type": "object",
+            "required": ["reason"],
+            "properties": { "reason": text, "region": { "type": ["string", "null"] }, "dry_run": flag },
+        },
         "ApproveRequest": {
             "type": "object",
             "required": ["hash"],
@@ -172,7 +194,9 @@ fn schemas() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domicile_api::moves::{ApproveRequest, MoveRequest, ReasonRequest, RetryRequest};
+    use domicile_api::moves::{
+        ApproveRequest, CloseRequest, MoveRequest, OpenRequest, ReasonRequest, RetryRequest,
+    };
     use domicile_api::views::{ApplyRequest, FreezeRequest, TrustRequest};
 
     fn names(value: &Value) -> Vec<String> {
@@ -201,6 +225,15 @@ mod tests {
         let trust = TrustRequest { region: "r".parse().unwrap(), key: String::new(), reason: String::new() };
         let approve = ApproveRequest { hash: String::new(), reason: String::new() };
         for (name, value) in [
+            (
+                "CloseRequest",
+                serde_json::to_value(CloseRequest { reason: String::new(), dry_run: false }).unwrap(),
+            ),
+            (
+                "OpenRequest",
+                serde_json::to_value(OpenRequest { reason: String::new(), region: None, dry_run: false })
+                    .unwrap(),
+            ),
             ("ApproveRequest", serde_json::to_value(approve).unwrap()),
             ("TrustRequest", serde_json::to_value(trust).unwrap()),
             ("ApplyRequest", serde_json::to_value(apply).unwrap()),

@@ -10,4 +10,5 @@ mod common;
 mod doors;
 mod operators;
 mod room;
+mod service;
 mod stuck;

@@ -9,14 +9,12 @@ use super::{id, section};
 use crate::duration::parse_duration_ms;
 use crate::walk::{Value, Walk, get, shown};
 
-/// Kinds of changes that wait for approval.
-const CHANGES: [Change; 2] = [Change::Switchover, Change::Failover];
 const EXAMPLE: &str = "[approvals]";
 
 pub(super) fn approvals(walk: &mut Walk, root: &DeTable<'_>) -> Option<Approvals> {
     let (_, value) = get(root, "approvals")?;
     let table = walk.table(value, "[approvals]", EXAMPLE)?;
-    let words: Vec<&str> = CHANGES.iter().map(|c| c.as_str()).chain(["expires", "cells"]).collect();
+    let words: Vec<&str> = Change::ALL.iter().map(|c| c.as_str()).chain(["expires", "cells"]).collect();
     walk.unknown_keys(table, "[approvals]", &words);
     let fleet = needs(walk, table, "[approvals]");
     let expires_ms = get(table, "expires").and_then(|(_, value)| expires(walk, value));
@@ -25,7 +23,7 @@ pub(super) fn approvals(walk: &mut Walk, root: &DeTable<'_>) -> Option<Approvals
         let Some(cell) = id(walk, name, CellId::new) else { continue };
         let place = format!("[approvals.cells.{cell}]");
         let Some(table) = walk.table(value, &place, "[approvals.cells.clinics]") else { continue };
-        let words: Vec<&str> = CHANGES.iter().map(|c| c.as_str()).collect();
+        let words: Vec<&str> = Change::ALL.iter().map(|c| c.as_str()).collect();
         walk.unknown_keys(table, &place, &words);
         cells.insert(cell, needs(walk, table, &place));
     }
@@ -34,7 +32,7 @@ pub(super) fn approvals(walk: &mut Walk, root: &DeTable<'_>) -> Option<Approvals
 
 fn needs(walk: &mut Walk, table: &DeTable<'_>, place: &str) -> BTreeMap<Change, Need> {
     let mut needs = BTreeMap::new();
-    for change in CHANGES {
+    for change in Change::ALL {
         let Some((_, value)) = get(table, change.as_str()) else { continue };
         let what = format!("{} of {place}", change.as_str());
         let Some(text) = walk.string(value, &what, "\"one\"") else { continue };
