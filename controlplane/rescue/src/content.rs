@@ -7,8 +7,9 @@ use domicile_model::fleet::HostClaim;
 use domicile_model::invariants::epoch_rises;
 use domicile_model::validate::violations;
 use domicile_model::{
-    AgentKey, Approvals, Cell, CellId, EmergencyStop, Fleet, Freeze, HostPattern, Jurisdiction, MoveClaim,
-    MoveId, Moved, Placement, Region, RegionFence, RouterState, Tenant, TenantId, WitnessState, World,
+    AgentKey, Approvals, Cell, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, HostPattern, Jurisdiction,
+    MoveClaim, MoveId, Moved, Placement, Region, RegionFence, RouterState, Tenant, TenantId, WitnessState,
+    World,
 };
 use domicile_server::audit::AuditEntry;
 use domicile_store::codec::decode;
@@ -73,6 +74,7 @@ impl Content {
             Key::Fence(_) => checked::<RegionFence>(value)?,
             Key::Move(_) => checked::<MoveClaim>(value)?,
             Key::Stop => checked::<EmergencyStop>(value)?,
+            Key::Closed(_) => checked::<ClosedCell>(value)?,
             Key::Approvals => self.fleet.approvals = Some(decode::<Approvals>(value)?),
             Key::Freeze(_) => checked::<Freeze>(value)?,
             Key::Moved(_) => checked::<Moved>(value)?,
