@@ -8,12 +8,16 @@ use anyhow::Context;
 use domicile_api::agent::LossReport;
 use domicile_model::invariants::{Acknowledged, Broken, one_writer};
 use domicile_model::{CellId, Epoch};
-use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::fleet::file::DatabaseAccess;
 use crate::load::record::{Outcome, Record};
+
+mod exports;
+
+use exports::digest;
+pub use exports::{Export, exported, not_exported};
 
 /// What a database holds: content by (tenant, key).
 pub type Stored = BTreeMap<(String, String), String>;
@@ -99,15 +103,17 @@ pub struct Listed {
     pub unknown: u64,
 }
 
-/// Looks every listed transaction up among the writes.
+/// Looks every listed transaction up among the writes; the keys for that stand in what was exported.
 #[must_use]
-pub fn classify(report: &LossReport, records: &[Record]) -> Listed {
+pub fn classify(report: &LossReport, exports: &[Export], records: &[Record]) -> Listed {
     let (mut acknowledged, mut open) = (BTreeSet::new(), BTreeSet::new());
     for record in records {
+        // Nothing was exported of that tenant: then nothing of it may be listed.
+        let Some(digest) = digest(exports, record) else { continue };
         if record.acknowledged() {
-            acknowledged.insert(digest(record));
+            acknowledged.insert(digest);
         } else if record.kind != crate::load::Kind::Read && !record.outcome.surely_not_written() {
-            open.insert(digest(record));
+            open.insert(digest);
         }
     }
     let mut listed = Listed::default();
@@ -122,15 +128,6 @@ pub fn classify(report: &LossReport, records: &[Record]) -> Listed {
         }
     }
     listed
-}
-
-/// The digest under which the loss report names a row of ours.
-fn digest(record: &Record) -> String {
-    let columns: BTreeMap<&str, &str> =
-        [("key", record.key.as_str()), ("tenant_id", record.tenant.as_str())].into();
-    // A map of texts always becomes JSON.
-    let json = serde_json::to_string(&columns).unwrap_or_default();
-    hex::encode(Sha256::digest(json.as_bytes()))
 }
 
 /// The numbers of a phase.

@@ -338,6 +338,7 @@ impl Agent {
                 .map(|h| (h.epoch, u64::try_from(h.until.since(now).as_millis()).unwrap_or(u64::MAX))),
             follow: memory.follow,
             losses: memory.losses,
+            export: self.config.losses.as_ref().map(crate::effects::losses::place::told),
             problems,
         }
     }

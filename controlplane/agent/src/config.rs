@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use domicile_losses::Recipient;
 use domicile_model::links::AddressMap;
-use domicile_model::{CellId, RegionId, SecretRef};
+use domicile_model::{CellId, Country, RegionId, SecretRef};
 use serde::Deserialize;
 
 /// What `domicile agent --config FILE` reads. One agent stands beside one PostgreSQL and runs as the OS user that owns
@@ -57,6 +58,14 @@ pub struct AgentConfig {
     /// Most write-ahead log that slots may keep, in MiB, before they are given up so that the disk does not fill.
     #[serde(default = "slot_keep")]
     pub slot_keep_mib: u32,
+    /// Where rows go that a forced move has lost. Without it none can be exported, and then nothing rewinds or rebuilds
+    /// a server that has such rows.
+    #[serde(default)]
+    pub losses: Option<LossExport>,
+    /// By how many values each sequence is raised after a forced promotion, so that numbers which the old primary gave
+    /// out are not given out again: more than it can give out in the time that the standby may lag. 0 switches it off.
+    #[serde(default = "sequence_guard")]
+    pub sequence_guard: u64,
     /// More settings for PostgreSQL, `name = "value"`. Those that the agent sets itself are refused.
     #[serde(default)]
     pub settings: std::collections::BTreeMap<String, String>,
@@ -93,6 +102,28 @@ pub struct Replication {
     pub password: SecretRef,
 }
 
+/// Where lost rows are exported to, and for whom. They are patient data: encrypted as they are read, never in the clear.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossExport {
+    /// An existing directory, best on another disk than the database.
+    pub directory: PathBuf,
+    /// The country in which that disk stands. Rows of tenants whose policy does not allow it are refused.
+    pub country: Country,
+    /// Who can decrypt (`age1…`, from `domicile losses keygen`). The key itself never comes here.
+    pub recipient: Recipient,
+    /// The column that names a row's tenant, by the tenant's id in the registry. Rows without it, or with another value,
+    /// are kept apart under the strictest policy of the cell's tenants.
+    #[serde(default = "tenant_column")]
+    pub tenant_column: String,
+}
+
+fn tenant_column() -> String {
+    "tenant_id".into()
+}
+const fn sequence_guard() -> u64 {
+    100_000
+}
 fn looker() -> String {
     "domicile".into()
 }
@@ -166,6 +197,14 @@ impl AgentConfig {
         }
         if !self.gates.is_empty() && self.peer_secret.is_none() {
             return Err("`gates` are named but no `peer_secret`: gates answer nobody without it".into());
+        }
+        if let Some(losses) = &self.losses
+            && !losses.directory.is_absolute()
+        {
+            return Err(format!(
+                "`losses.directory` {} must be an absolute path",
+                losses.directory.display()
+            ));
         }
         // The kernel's limit for a socket's path is 107 bytes; PostgreSQL adds `/.s.PGSQL.12345`.
         if self.socket_dir.as_os_str().len() > 90 {
@@ -245,6 +284,8 @@ mod tests {
         for (extra, word) in [
             ("gates = [\"127.0.0.1:1\"]", "peer_secret"),
             ("zebra = 1", "zebra"),
+            ("losses = { directory = \"x\", country = \"US\", recipient = \"age1abc\" }", "keygen"),
+            ("losses = { directory = \"/x\", country = \"usa\", recipient = \"age1abc\" }", "usa"),
             ("slot = \"a;b\"", "slot"),
             ("settings = { hba_file = \"/tmp/x\" }", "hba_file"),
         ] {

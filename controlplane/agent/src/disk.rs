@@ -61,6 +61,9 @@ pub(crate) struct Promotion {
     pub(crate) from: u32,
     /// Its result.
     pub(crate) done: Option<Promoted>,
+    /// Whether what comes with it, the guard of sequences, was done as well.
+    #[serde(default)]
+    pub(crate) guarded: bool,
 }
 
 /// The server that a standby follows.

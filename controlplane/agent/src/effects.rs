@@ -2,7 +2,7 @@
 
 mod fence;
 mod follow;
-mod losses;
+pub(crate) mod losses;
 mod promote;
 mod warrant;
 

@@ -10,8 +10,9 @@ use domicile_api::agent::{
 use domicile_chaos_kit::link::Link;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::wait::eventually;
+use domicile_losses::{Reader, Row};
 use rig::Rig;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
@@ -19,6 +20,7 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
     let link = Link::start(a_address).await.unwrap();
     let mut rig = Rig::new(Some(link.addr()), Some(a_address)).await;
     rig.up().await;
+    rig.tenant("mercy-health", &["US"]).await;
     rig.write(false, "seen").await.unwrap();
     eventually(Duration::from_secs(5), "it is replicated", || async {
         rig.sql(true, "SELECT count(*) FROM encounters").await.is_ok_and(|n| n == "1")
@@ -31,6 +33,7 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
         rig.write(false, key).await.unwrap();
     }
     rig.sql(false, "UPDATE encounters SET body = 'changed' WHERE key = 'seen'").await.unwrap();
+    rig.sql(false, "INSERT INTO keyless VALUES ('nobodys')").await.unwrap();
 
     // The region dies with its agent; B is promoted without a handover.
     rig.kill_agent(false).await;
@@ -73,10 +76,27 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
     let url = format!("http://{}/v1/losses/{}", rig.a.config.listen, rig.moving);
     let text =
         reqwest::Client::new().get(url).bearer_auth(rig::SECRET).send().await.unwrap().text().await.unwrap();
-    assert!(!text.contains("body of"), "no row leaves by the API");
+    assert!(!text.contains("body of") && !text.contains("lost-"), "neither row nor key leaves by the API");
     let report: LossReport = serde_json::from_str(&text).unwrap();
+    let directory = std::path::Path::new(report.rows_at.split_once(':').unwrap().1).to_owned();
+    let rows_of = |part: usize| {
+        let file = std::fs::File::open(directory.join(&report.parts[part].file)).unwrap();
+        let reader = Reader::open(file, &rig::reader()).unwrap();
+        let header = reader.header().clone();
+        (header, reader.map(Result::unwrap).collect::<Vec<Row>>())
+    };
+    let (nobodys, mercy) = (rows_of(0), rows_of(1));
+    assert_eq!((nobodys.0.part.as_str(), mercy.0.part.as_str()), ("_unassigned", "mercy-health"));
+    assert_eq!(nobodys.1[0].new.as_ref().unwrap()["v"].as_deref(), Some("nobodys"));
+    let contents: Vec<_> =
+        mercy.1.iter().map(|row| row.new.as_ref().unwrap()["body"].clone().unwrap()).collect();
+    let mut bodies: Vec<String> = lost.iter().map(|key| format!("body of {key}")).collect();
+    bodies.push("changed".into());
+    assert_eq!(contents, bodies, "each row once, in the order of the commits");
+    let keys = mercy.0.key().unwrap();
     let digest = |key: &str| {
-        hex::encode(Sha256::digest(format!("{{\"key\":\"{key}\",\"tenant_id\":\"mercy-health\"}}")))
+        let columns = [("key", key), ("tenant_id", "mercy-health")];
+        keys.digest("public.encounters", &columns.map(|(k, v)| (k.to_owned(), v.to_owned())).into())
     };
     let listed: Vec<(String, Option<String>)> = report
         .transactions
@@ -87,12 +107,26 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
     let mut expected: Vec<(String, Option<String>)> =
         lost.iter().map(|k| ("insert".to_owned(), Some(digest(k)))).collect();
     expected.push(("update".into(), Some(digest("seen"))));
+    expected.push(("insert".into(), None));
     assert_eq!(listed, expected);
-    assert_eq!(report.transactions[0].changes[0].tenant.as_deref(), Some("mercy-health"));
-    let rows = report.rows_at.split_once(':').unwrap().1;
-    assert_eq!(std::fs::read_to_string(rows).unwrap().lines().count(), 6);
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(rows).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(report.transactions[0].changes[0].tenant.as_ref().unwrap().as_str(), "mercy-health");
+    assert_eq!(report.counts["public.encounters"]["insert"], 5);
+    for spot in ["primary key: public.keyless", "unlogged tables: public.scratch"] {
+        assert!(report.blind_spots.iter().any(|s| s.contains(spot)), "{spot}: {:?}", report.blind_spots);
+    }
+    for part in &report.parts {
+        let path = directory.join(&part.file);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(part.sha256, hex::encode(sha2::Sha256::digest(&bytes)));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    for readable in [rig.a.config.state_dir(), directory] {
+        for entry in std::fs::read_dir(readable).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!String::from_utf8_lossy(&bytes).contains("body of"), "no row lies in the clear");
+        }
+    }
 
     let started: Progress = rig.call(false, "follow", &follow(&rig, promoted.fork)).await.unwrap();
     assert_eq!(started.how, "rewind");

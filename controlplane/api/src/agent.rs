@@ -16,10 +16,13 @@
 //! | `POST /v1/losses` | [`ExportLosses`] → 202; progress in [`AgentState::losses`] |
 //! | `GET /v1/losses/{move}` | none: [`LossReport`] |
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token, WorldId};
+use domicile_model::{
+    CellId, Country, Epoch, HandoverToken, MoveId, RegionId, SigningKey, TenantId, Token, WorldId,
+};
 use serde::{Deserialize, Serialize};
 
 /// How the server runs.
@@ -90,6 +93,9 @@ pub struct AgentState {
     pub follow: Option<Progress>,
     /// The newest export of losses, if any.
     pub losses: Option<Progress>,
+    /// Where lost rows would be exported to; none where no place is configured, and then none can be.
+    #[serde(default)]
+    pub export: Option<ExportPlace>,
     /// What could not be read or done, in sentences.
     pub problems: Vec<String>,
 }
@@ -206,6 +212,21 @@ pub struct Promoted {
     pub timeline: u32,
     /// Where that left the old one.
     pub fork: Fork,
+    /// What was done so that no number is given out twice; only after a promotion that may have lost something.
+    #[serde(default)]
+    pub sequences: Option<SequenceGuard>,
+}
+
+/// Sequences that were raised before anybody was let in: the old primary may have given out numbers that this server
+/// never saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceGuard {
+    /// By how many values each was raised past the last one that is known here, or by its cache if that is more.
+    pub values: u64,
+    /// How many were raised.
+    pub raised: u64,
+    /// Those that were not, and why: no room before the end, or they go round. They may give out a number again.
+    pub left: Vec<String>,
 }
 
 /// Become a standby of `upstream`: by `standby.signal` alone where the own checkpoint is the upstream's fork point,
@@ -233,7 +254,19 @@ pub struct ExportLosses {
     pub fork: Fork,
 }
 
-/// The transactions that the new primary never saw. Holds no rows: those stay beside the old primary.
+/// Where an agent exports lost rows to, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportPlace {
+    /// Where the directory lies.
+    pub country: Country,
+    /// Who can decrypt what is written there (`age1…`).
+    pub recipient: String,
+    /// Why nothing could be written there at this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The transactions that the new primary never saw. Holds no rows and no keys: those lie encrypted beside the old primary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossReport {
     /// The move that lost them.
@@ -241,14 +274,55 @@ pub struct LossReport {
     pub moving: MoveId,
     /// Where the timelines part.
     pub fork: Fork,
-    /// In the order of their commits.
+    /// In the order of their commits; the first 20,000 of them.
     pub transactions: Vec<LostTransaction>,
+    /// Lost transactions beyond those. They are exported like the others.
+    #[serde(default)]
+    pub more: u64,
+    /// Changed rows by table and operation, of all of them.
+    #[serde(default)]
+    pub counts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Transactions that wrote only the product's own tables: counted apart, not listed.
     pub own: u64,
-    /// Where the rows themselves lie, on the old primary's side.
+    /// Where the rows themselves lie, on the old primary's side: region and directory.
     pub rows_at: String,
+    /// The files there, one for each tenant that lost rows.
+    #[serde(default)]
+    pub parts: Vec<LossPart>,
+    /// The country in which they lie, and who can decrypt them.
+    #[serde(default)]
+    pub place: Option<ExportPlace>,
     /// What the write-ahead log cannot show, by name.
     pub blind_spots: Vec<String>,
+}
+
+impl LossReport {
+    /// How many transactions were lost, the product's own left out.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        u64::try_from(self.transactions.len()).unwrap_or(u64::MAX).saturating_add(self.more)
+    }
+
+    /// The part of a tenant; of rows without a known tenant for none.
+    #[must_use]
+    pub fn part(&self, tenant: Option<&TenantId>) -> Option<&LossPart> {
+        self.parts.iter().find(|part| part.tenant.as_ref() == tenant)
+    }
+}
+
+/// The file with the lost rows of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossPart {
+    /// Whose rows. None: of no known tenant of the cell, kept under the strictest policy of its tenants.
+    pub tenant: Option<TenantId>,
+    /// The file's name in the directory of the move.
+    pub file: String,
+    /// How many changed rows are in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of the file as it lies there, in hexadecimal.
+    pub sha256: String,
 }
 
 /// A lost transaction.
@@ -260,8 +334,11 @@ pub struct LostTransaction {
     pub commit: Lsn,
     /// When it committed, by the old primary's clock.
     pub at: jiff::Timestamp,
-    /// What it changed.
+    /// What it changed. All lists of a report together name no more than 50,000 changes.
     pub changes: Vec<LostChange>,
+    /// Changes beyond those.
+    #[serde(default)]
+    pub more: u64,
 }
 
 /// A changed row, without its content.
@@ -271,10 +348,10 @@ pub struct LostChange {
     pub table: String,
     /// `insert`, `update`, `delete` or `truncate`.
     pub operation: String,
-    /// SHA-256, in hexadecimal, of the key columns as a JSON object with sorted names and text values
-    /// (`{"key":"a1","tenant_id":"mercy-health"}`): enough to look a known key up, not to read one out. None where the
-    /// table has no key.
+    /// HMAC-SHA256 of table and key columns, in hexadecimal, under a key that stands only in the encrypted file of this
+    /// tenant: whoever may read that can look a row up here, and nobody else can guess one. None where the table has no
+    /// key.
     pub key_digest: Option<String>,
-    /// The value of a column named `tenant_id`, if the row has one.
-    pub tenant: Option<String>,
+    /// The tenant, if the row names one of this cell.
+    pub tenant: Option<TenantId>,
 }

@@ -1,5 +1,6 @@
 //! A move of a cell, as people and programs see it.
 
+use crate::agent::SequenceGuard;
 use domicile_model::token::Lsn;
 use domicile_model::{CellId, Epoch, MoveId, Need, RegionId, TenantId};
 use jiff::Timestamp;
@@ -360,6 +361,8 @@ pub struct MoveFacts {
     pub skipped: Vec<String>,
     /// Lost transactions found on the old primary, the product's own left out.
     pub lost_transactions: Option<u64>,
+    /// Sequences that were raised after a promotion that may have lost something, so that no number is given out twice.
+    pub sequences: Option<SequenceGuard>,
     /// From the start until enough people had approved, in milliseconds. None: nobody's approval was asked for.
     pub approval_ms: Option<u64>,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Consent, Fork, LossReport};
+use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, SequenceGuard};
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token};
 
@@ -56,6 +56,8 @@ pub struct Observation {
     pub follow: Option<Job>,
     /// The newest export of losses.
     pub losses: Option<Job>,
+    /// Where it would export lost rows to; none where no place is configured.
+    pub export: Option<ExportPlace>,
     /// Whether the logical slot for losses exists and is valid.
     pub loss_slot: Option<bool>,
     /// Prepared transactions that would outlive a stop.
@@ -86,6 +88,8 @@ pub struct Promoted {
     pub timeline: u32,
     /// Where that left the old one.
     pub fork: Fork,
+    /// What was done so that no number is given out twice, where something may have been lost.
+    pub sequences: Option<SequenceGuard>,
 }
 
 /// The databases of cells. Every effect carries a token; implementations pass it on to where it is checked.

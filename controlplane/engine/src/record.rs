@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domicile_api::agent::Fork;
+use domicile_api::agent::{Fork, SequenceGuard};
 use domicile_api::moves::{
     Approval, LogEntry, LogEvent, MoveFacts, MoveKind, MoveRequest, MoveStatus, MoveView, Paused,
 };
@@ -110,6 +110,9 @@ pub struct PromotedServer {
     pub timeline: u32,
     /// Where that left the old one.
     pub fork: Fork,
+    /// What was done so that no number is given out twice.
+    #[serde(default)]
+    pub sequences: Option<SequenceGuard>,
 }
 
 /// Where a step stands, by its log.

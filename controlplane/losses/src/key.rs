@@ -13,7 +13,8 @@ use crate::LossFileError;
 const LARGEST: u64 = 64 * 1024;
 
 /// Who can decrypt: an X25519 recipient of age, written `age1…`. Not a secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct Recipient(pub(crate) age::x25519::Recipient);
 
 impl FromStr for Recipient {
@@ -22,6 +23,13 @@ impl FromStr for Recipient {
         text.trim().parse().map(Self).map_err(|_| {
             LossFileError::Key("not a recipient: write the line `age1…` that `domicile losses keygen` shows")
         })
+    }
+}
+
+impl TryFrom<String> for Recipient {
+    type Error = LossFileError;
+    fn try_from(text: String) -> Result<Self, LossFileError> {
+        text.parse()
     }
 }
 

@@ -75,6 +75,18 @@ impl Residency {
         })
     }
 
+    /// Whether data that nobody serves may lie in this country, such as lost rows that wait to be read: where the database
+    /// may stand, or its standby.
+    #[must_use]
+    pub fn allows_at_rest(
+        &self,
+        country: Country,
+        jurisdictions: &BTreeMap<JurisdictionId, Jurisdiction>,
+    ) -> bool {
+        self.allows(Category::Storage, country, jurisdictions)
+            || self.allows(Category::Dr, country, jurisdictions)
+    }
+
     /// Whether requests may be answered in this country: as the primary (`processing` and `storage`), or as the DR
     /// region after a move (`dr`).
     #[must_use]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use domicile_api::moves::{LossPreview, MoveStatus};
 use domicile_chaos_kit::wait;
+use domicile_losses::KeyFile;
 use domicile_model::clock::{Clock, pause};
 use domicile_model::invariants::loss_within;
 
@@ -68,7 +69,16 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     let report = stage.operator().losses(&id).await?;
     let stored = stage.stored().await?;
     let lost = oracle::lost(&records, &stored);
-    let listed = oracle::classify(&report, &records);
+    let key = KeyFile::read(&stage.fleet().home.join("secrets").join("losses"))?;
+    let exports = oracle::exported(&report, &key)?;
+    let listed = oracle::classify(&report, &exports, &records);
+    let missing = oracle::not_exported(&lost, &exports).len();
+    stage.must(
+        missing == 0,
+        &format!(
+            "the lost rows lie encrypted in {DEAD}, one file for each tenant; {missing} are missing there"
+        ),
+    );
     let cost = oracle::cost(&records, CELL, killed.as_nanos(), &stored);
     let forced = Forced {
         writes_acknowledged: records.iter().filter(|r| r.acknowledged()).count() as u64,
@@ -87,7 +97,7 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
         reprotected_by: done.facts.reprotected_by.clone(),
         starts_blocked: started.blocked,
     };
-    judge(stage, &forced, &lost, report.transactions.len() as u64, total, fence_ms);
+    judge(stage, &forced, &lost, report.lost(), total, fence_ms);
     Ok(forced)
 }
 

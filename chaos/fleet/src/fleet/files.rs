@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use domicile_chaos_kit::{install, postgres};
+use domicile_losses::KeyFile;
 use domicile_model::SecretRef;
 use domicile_model::links::AddressMap;
 use rand::RngExt;
@@ -98,6 +99,12 @@ impl Layout {
         self.data.join(format!("{unit}-state"))
     }
 
+    /// Where an agent exports lost rows to; not created.
+    #[must_use]
+    pub fn lost_of(&self, agent: &str) -> PathBuf {
+        self.data.join(format!("{agent}-lost"))
+    }
+
     /// Where a database has its unix socket; not created.
     #[must_use]
     pub fn socket_of(&self, database: &str) -> PathBuf {
@@ -133,6 +140,10 @@ pub fn write_secrets(layout: &Layout) -> anyhow::Result<()> {
     for name in ["operator", "control", "agent", "peer", "db-app", "db-domicile", "db-replicator"] {
         write_shared(&layout.home.join("secrets").join(name), &random_hex())?;
     }
+    // Stands for the key that a hospital's privacy officer would keep: no process of the fleet reads it.
+    let key = KeyFile::generate();
+    write_shared(&layout.home.join("secrets").join("losses"), &key.text())?;
+    write_shared(&layout.home.join("conf").join("recipient"), &format!("{}\n", key.recipient()))?;
     let token = layout.secret("operator").read()?;
     let digest = hex::encode(Sha256::digest(token.as_bytes()));
     write_shared(&layout.home.join("secrets").join("tokens"), &format!("demo-operator {digest}\n"))
@@ -196,12 +207,15 @@ pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -
         .filter_map(|g| g.address("peer"))
         .map(|a| format!("\"{a}\""))
         .collect();
+    let country = plan.fleet.regions.get(agent.region.as_str()).context("an agent has a region")?.country;
+    let recipient = std::fs::read_to_string(layout.home.join("conf").join("recipient"))?;
     let text = format!(
         "cell = \"{cell}\"\nregion = \"{region}\"\ndata_dir = \"{data}\"\nbin_dir = \"{bin}\"\nlisten = \"{listen}\"\n\
          address = \"{address}\"\nsocket_dir = \"{socket}\"\nstate_dir = \"{state}\"\nregistry = \"{registry}\"\n\
          links = \"{links}\"\ngates = [{gates}]\nsecret = \"{secret}\"\npeer_secret = \"{peer}\"\n\
          database = \"{DATABASE}\"\nslot = \"{SLOT}\"\n\n[replication]\nuser = \"{REPLICATION_ROLE}\"\n\
-         password = \"{password}\"\n",
+         password = \"{password}\"\n\n[losses]\ndirectory = \"{lost}\"\ncountry = \"{country}\"\n\
+         recipient = \"{recipient}\"\n",
         cell = agent.cell.as_deref().unwrap_or_default(),
         region = agent.region,
         data = layout.data_of(&database.name).display(),
@@ -215,6 +229,8 @@ pub fn write_agent(plan: &Plan, layout: &Layout, agent: &Unit, registry: &str) -
         secret = layout.secret("agent"),
         peer = layout.secret("peer"),
         password = layout.secret("db-replicator"),
+        lost = layout.lost_of(&agent.name).display(),
+        recipient = recipient.trim(),
     );
     write_shared(&layout.agent_toml(&agent.name), &text)
 }

@@ -78,29 +78,84 @@ fn what_a_forced_move_cost_is_counted_from_the_users_side() {
 
 #[test]
 fn a_listed_transaction_is_known_by_the_digest_of_its_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = domicile_losses::KeyFile::generate();
+    let header = domicile_losses::Header {
+        domicile_losses: domicile_losses::VERSION,
+        moving: domicile_model::MoveId::from_u128(1),
+        cell: CellId::new("c").unwrap(),
+        part: "t".into(),
+        timeline: 1,
+        fork: "0/1".parse().unwrap(),
+        digest_key: "11".repeat(32),
+    };
+    let row = |record: &Record| domicile_losses::Row {
+        xid: 1,
+        commit: "0/1".parse().unwrap(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        table: "public.encounters".into(),
+        operation: domicile_losses::Operation::Insert,
+        key: None,
+        old: None,
+        new: Some(
+            [("key", &record.key), ("content", &record.content)]
+                .map(|(k, v)| (k.into(), Some(v.clone())))
+                .into(),
+        ),
+    };
+    let records = [write(0, "a", 0, 1, Some(1)), write(0, "b", 0, 1, None)];
+    let mut writer = domicile_losses::Writer::new(Vec::new(), &key.recipient(), &header).unwrap();
+    writer.row(&row(&records[0])).unwrap();
+    let (bytes, rows) = writer.finish().unwrap();
+    std::fs::write(directory.path().join("t.jsonl.age"), &bytes).unwrap();
+    let digest = |key: &str| {
+        digest(&[Export { header: header.clone(), rows: Vec::new() }], &write(0, key, 0, 0, None))
+    };
     let listed = |keys: &[&str]| {
         let change = |key: &&str| domicile_api::agent::LostChange {
             table: "public.encounters".into(),
             operation: "insert".into(),
-            key_digest: Some(digest(&write(0, key, 0, 0, None))),
-            tenant: Some("t".into()),
+            key_digest: digest(key),
+            tenant: domicile_model::TenantId::new("t").ok(),
         };
         let transaction = |key: &&str| domicile_api::agent::LostTransaction {
             xid: 1,
             commit: "0/1".parse().unwrap(),
             at: jiff::Timestamp::UNIX_EPOCH,
             changes: vec![change(key)],
+            more: 0,
         };
         LossReport {
             moving: domicile_model::MoveId::from_u128(1),
             fork: domicile_api::agent::Fork { parent: 1, at: "0/1".parse().unwrap() },
             transactions: keys.iter().map(transaction).collect(),
+            more: 0,
+            counts: BTreeMap::new(),
             own: 0,
-            rows_at: String::new(),
+            rows_at: format!("r:{}", directory.path().display()),
+            parts: vec![domicile_api::agent::LossPart {
+                tenant: domicile_model::TenantId::new("t").ok(),
+                file: "t.jsonl.age".into(),
+                rows,
+                bytes: bytes.len() as u64,
+                sha256: hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes)),
+            }],
+            place: None,
             blind_spots: Vec::new(),
         }
     };
-    let records = [write(0, "a", 0, 1, Some(1)), write(0, "b", 0, 1, None)];
-    let found = classify(&listed(&["a", "b", "never-sent"]), &records);
+    let report = listed(&["a", "b", "never-sent"]);
+    let exports = exported(&report, &key).unwrap();
+    let found = classify(&report, &exports, &records);
     assert_eq!(found, Listed { acknowledged: 1, unanswered: 1, unknown: 1 });
+    assert_eq!(
+        classify(&report, &[], &records).unknown,
+        3,
+        "without the rows nobody can tell whose keys these are"
+    );
+    assert!(not_exported(&[&records[0]], &exports).is_empty());
+    let missing = not_exported(&[&records[0], &records[1]], &exports);
+    assert_eq!(missing.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["b"]);
+    std::fs::write(directory.path().join("t.jsonl.age"), "changed").unwrap();
+    assert!(exported(&report, &key).unwrap_err().to_string().contains("was changed"));
 }

@@ -60,6 +60,7 @@ impl Units {
         for agent in self.plan.all(Kind::Agent) {
             files::write_agent(&self.plan, &self.layout, agent, &registry)?;
             postgres::owned_dir(&self.layout.state_of(&agent.name))?;
+            postgres::owned_dir(&self.layout.lost_of(&agent.name))?;
         }
         for database in self.plan.all(Kind::Database) {
             postgres::owned_dir(&self.layout.socket_of(&database.name))?;

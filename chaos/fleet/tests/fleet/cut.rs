@@ -85,7 +85,14 @@ async fn a_region_that_is_replaced_while_cut_off_never_writes_again() {
     let stored = oracle::stored(database).await.unwrap();
     let ours: Vec<Record> = records.iter().filter(|r| r.cell == CUT).cloned().collect();
     let lost = oracle::lost(&ours, &stored).len() as u64;
-    let listed = oracle::classify(&scene.operator.losses(&moved.id.to_string()).await.unwrap(), &records);
+    let report = scene.operator.losses(&moved.id.to_string()).await.unwrap();
+    let key = domicile_losses::KeyFile::read(&scene.fleet.home.join("secrets").join("losses")).unwrap();
+    let exports = oracle::exported(&report, &key).unwrap();
+    let listed = oracle::classify(&report, &exports, &records);
+    assert!(
+        oracle::not_exported(&oracle::lost(&ours, &stored), &exports).is_empty(),
+        "each lost row is exported"
+    );
     assert!(lost > 0, "what the old region acknowledged after the cut can't have arrived");
     assert_eq!((listed.acknowledged, listed.unknown), (lost, 0), "{listed:?}");
 }

@@ -12,7 +12,7 @@ use crate::disk::Promotion;
 use crate::failure::Failure;
 use crate::pg::control::{Control, fork_of};
 use crate::pg::server::Kind;
-use crate::pg::{furniture, local};
+use crate::pg::{furniture, local, sequences};
 
 const SQL: Duration = Duration::from_secs(1);
 /// How long a promotion may take before its caller is told that it did not end.
@@ -48,8 +48,7 @@ impl Agent {
         let memory = self.disk.get();
         let begun = memory.promotion.filter(|p| p.moving == order.token.moving);
         if let Some(done) = begun.as_ref().and_then(|p| p.done.clone()) {
-            self.serve_after(order, commanded).await?;
-            return Ok(done);
+            return self.serve_after(order, commanded, done).await;
         }
         let from = match begun {
             // Begun and not ended: it may have happened.
@@ -58,11 +57,11 @@ impl Agent {
         };
         let promoted = self.evidence(from, order.handover.as_ref()).await?;
         self.disk.change(|m| {
-            m.promotion = Some(Promotion { moving: order.token.moving, from, done: Some(promoted.clone()) });
+            let done = Some(promoted.clone());
+            m.promotion = Some(Promotion { moving: order.token.moving, from, done, guarded: false });
             m.upstream = None;
         })?;
-        self.serve_after(order, commanded).await?;
-        Ok(promoted)
+        self.serve_after(order, commanded, promoted).await
     }
 
     async fn do_promote(
@@ -117,7 +116,7 @@ impl Agent {
         }
         self.disk.change(|m| {
             m.epoch = m.epoch.max(order.epoch);
-            m.promotion = Some(Promotion { moving: order.token.moving, from, done: None });
+            m.promotion = Some(Promotion { moving: order.token.moving, from, done: None, guarded: false });
         })?;
         // From here on it may be a primary that is open: the supervisor must know when that ends.
         let constants = self.constants();
@@ -179,16 +178,17 @@ impl Agent {
             )));
         }
         let control = Control::read(&self.owner, &self.config.data_dir).await?;
-        Ok(Promoted { system_id: control.system_id, timeline, fork })
+        Ok(Promoted { system_id: control.system_id, timeline, fork, sequences: None })
     }
 
-    /// Slots before the answer, so that nothing is written that they do not keep; then open under the command until
-    /// the first proof.
+    /// Slots before the answer, so that nothing is written that they do not keep; sequences raised, so that no number
+    /// is given out twice; then open under the command until the first proof.
     async fn serve_after(
         self: &Arc<Self>,
         order: &Promote,
         commanded: domicile_model::clock::BootTime,
-    ) -> Result<(), Failure> {
+        mut promoted: Promoted,
+    ) -> Result<Promoted, Failure> {
         if !self.mode().ready || !self.server.alive() {
             self.ready(Kind::Primary, Duration::from_secs(4)).await?;
         }
@@ -197,11 +197,24 @@ impl Agent {
         if order.slot != self.config.slot {
             furniture::slots(&mut connection, &self.config.slot).await?;
         }
+        let guarded = self.disk.get().promotion.is_some_and(|p| p.guarded);
+        // With a handover nothing is lost: what the old primary gave out, this server has.
+        if order.handover.is_none() && !guarded {
+            let guard = sequences::raise(&mut connection, self.config.sequence_guard).await?;
+            tracing::warn!(values = guard.values, raised = guard.raised, left = ?guard.left, "sequences were raised");
+            promoted.sequences = Some(guard);
+            self.disk.change(|m| {
+                if let Some(promotion) = &mut m.promotion {
+                    promotion.done = Some(promoted.clone());
+                    promotion.guarded = true;
+                }
+            })?;
+        }
         let constants = self.constants();
         self.hold(Held { epoch: order.epoch, until: commanded + constants.fence() - constants.stop() });
         if !self.mode().open {
             self.open()?;
         }
-        Ok(())
+        Ok(promoted)
     }
 }

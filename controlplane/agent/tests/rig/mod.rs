@@ -4,21 +4,26 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use domicile_agent::config::{Replication, Sabotage};
+use domicile_agent::config::{LossExport, Replication, Sabotage};
 use domicile_agent::{AgentConfig, run_on};
-use domicile_api::agent::{AgentState, Consent, Fence, Fenced, Promote, Promoted, Running, Unfence};
+use domicile_api::agent::{
+    AgentState, Consent, ExportLosses, Fence, Fenced, Fork, Progress, ProgressStatus, Promote, Promoted,
+    Running, Unfence,
+};
 use domicile_api::problem::Problem;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Spec};
 use domicile_chaos_kit::wait::eventually;
+use domicile_losses::KeyFile;
 use domicile_model::clock::Clock;
 use domicile_model::{
-    AgentKey, CellId, Epoch, FenceConstants, HandoverToken, LeaderFence, MoveClaim, MoveId, Phase, Placement,
-    RegionId, Revision, SecretRef, SigningKey, Token, WitnessSet, World, WorldId,
+    AgentKey, CellId, Country, Epoch, FenceConstants, HandoverToken, JurisdictionId, LeaderFence, MoveClaim,
+    MoveId, Phase, Placement, RegionId, Residency, Revision, SecretRef, SigningKey, Tenant, TenantId, Token,
+    WitnessSet, World, WorldId,
 };
 use domicile_store::memory::MemoryStore;
 use domicile_store::{Commit, Key, Op, Store, Txn};
@@ -61,6 +66,12 @@ pub(crate) fn example() -> PathBuf {
     path.join("examples").join("agent")
 }
 
+/// Who may read what was lost.
+pub(crate) fn reader() -> KeyFile {
+    static KEY: LazyLock<KeyFile> = LazyLock::new(KeyFile::generate);
+    KEY.clone()
+}
+
 /// What an agent beside the server in `<home>/<name>` is told.
 pub(crate) fn config(
     home: &Path,
@@ -72,6 +83,7 @@ pub(crate) fn config(
 ) -> AgentConfig {
     let secrets = home.join("secrets");
     std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::create_dir_all(home.join("lost")).unwrap();
     let secret = |name: &str, text: &str| {
         let path = secrets.join(name);
         std::fs::write(&path, text).unwrap();
@@ -99,6 +111,13 @@ pub(crate) fn config(
         look_role: "domicile".into(),
         slot: "standby".into(),
         slot_keep_mib: 512,
+        losses: Some(LossExport {
+            directory: home.join("lost"),
+            country: Country::new("US").unwrap(),
+            recipient: reader().recipient(),
+            tenant_column: "tenant_id".into(),
+        }),
+        sequence_guard: 1_000,
         settings: std::collections::BTreeMap::new(),
         supervisor: Some(vec![example().display().to_string(), "agent-supervise".into()]),
         sabotage: Sabotage::default(),
@@ -111,7 +130,9 @@ impl Rig {
         let home = postgres::home().unwrap();
         let spec = Spec {
             schema: "CREATE TABLE encounters (tenant_id text, key text, body text, PRIMARY KEY (tenant_id, key));\n\
-                     CREATE TABLE keyless (v text);\n"
+                     CREATE TABLE keyless (v text);\n\
+                     CREATE SEQUENCE numbers; CREATE SEQUENCE cached CACHE 5000; CREATE SEQUENCE short MAXVALUE 60;\n\
+                     CREATE SEQUENCE down INCREMENT -2 MINVALUE -100000; CREATE UNLOGGED TABLE scratch (v text);\n"
                 .into(),
             ..Spec::default()
         };
@@ -210,6 +231,38 @@ impl Rig {
         let agent = AgentKey { cell: self.cell.clone(), region: region.clone(), key, by: None };
         let txn = Txn::bare().put(Key::Agent(self.cell.clone(), region.clone()), &agent);
         assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+    }
+
+    /// Has the registry know a tenant of the cell.
+    pub(crate) async fn tenant(&self, id: &str, allowed: &[&str]) {
+        let tenant = Tenant {
+            id: TenantId::new(id).unwrap(),
+            name: id.into(),
+            cell: self.cell.clone(),
+            hosts: std::collections::BTreeSet::new(),
+            residency: Residency {
+                allowed: Some(allowed.iter().map(|j| JurisdictionId::new(j).unwrap()).collect()),
+                overrides: std::collections::BTreeMap::new(),
+            },
+        };
+        let txn = Txn::bare().put(Key::Tenant(tenant.id.clone()), &tenant);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+    }
+
+    /// Has A read what B never saw, up to the end of the job.
+    pub(crate) async fn export(&self, fork: Fork) -> Result<(), String> {
+        let order = ExportLosses { token: self.token("losses"), fork };
+        let _: Progress = self.call(false, "losses", &order).await.unwrap();
+        eventually(Duration::from_secs(20), "the export ends", || async {
+            let job = self.state(false).await?.losses.filter(|job| job.token == order.token)?;
+            match job.status {
+                ProgressStatus::Done => Some(Ok(())),
+                ProgressStatus::Running => None,
+                ProgressStatus::Failed { why } => Some(Err(why)),
+            }
+        })
+        .await
+        .unwrap()
     }
 
     /// Puts the record of the move into the registry, as far as agents read it: forced, with this consent.

@@ -6,7 +6,7 @@ use domicile_model::MoveId;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::out::{Out, joined};
+use crate::out::{Out, joined, or_dash};
 
 /// Runs it.
 ///
@@ -27,20 +27,31 @@ pub async fn run(id: MoveId, client: &Client, out: &mut Out) -> Result<Exit, Fai
                 lost.at.to_string(),
                 change.operation.clone(),
                 change.table.clone(),
-                change.tenant.clone().unwrap_or_else(|| "-".into()),
+                or_dash(change.tenant.as_ref()),
                 change.key_digest.clone().unwrap_or_else(|| "-".into()),
             ]);
         }
     }
-    out.table(&["XID", "COMMIT", "AT", "OPERATION", "TABLE", "TENANT", "KEY (SHA-256)"], rows)?;
+    out.table(&["XID", "COMMIT", "AT", "OPERATION", "TABLE", "TENANT", "KEY (HMAC-SHA256)"], rows)?;
+    let listed = report.transactions.len();
+    let first = if report.more > 0 { format!(" (the first {listed} are listed)") } else { String::new() };
     out.say(&format!(
-        "{} transactions lost past {} of timeline {}, {} more of the product's own. The rows lie at {}. Not visible: {}",
-        report.transactions.len(),
+        "{} transactions lost past {} of timeline {}{first}, {} more of the product's own. The rows lie encrypted at {}. Not visible: {}",
+        report.lost(),
         report.fork.at,
         report.fork.parent,
         report.own,
         report.rows_at,
         joined(&report.blind_spots)
     ))?;
+    for part in &report.parts {
+        out.say(&format!(
+            "{}: {} rows in {}; `domicile losses locate {id}` with {} and --reason tells where",
+            part.tenant.as_ref().map_or_else(|| "no known tenant".to_owned(), |t| format!("tenant {t}")),
+            part.rows,
+            part.file,
+            part.tenant.as_ref().map_or_else(|| "--unassigned".to_owned(), |t| format!("--tenant {t}")),
+        ))?;
+    }
     Ok(Exit::Ok)
 }

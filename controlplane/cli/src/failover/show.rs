@@ -1,5 +1,6 @@
 //! `domicile failover show ID`
 
+use domicile_api::agent::SequenceGuard;
 use domicile_api::moves::MoveView;
 use domicile_model::MoveId;
 
@@ -22,6 +23,19 @@ pub async fn run(id: MoveId, client: &Client, out: &mut Out) -> Result<Exit, Fai
         table(&view, out)?;
     }
     Ok(Exit::Ok)
+}
+
+/// What became of the sequences, in a sentence.
+fn sequences(guard: &SequenceGuard) -> String {
+    let left = if guard.left.is_empty() {
+        String::new()
+    } else {
+        format!("; NOT raised, may repeat: {}", guard.left.join(", "))
+    };
+    match guard.values {
+        0 => "not raised: the guard is switched off, numbers may repeat".to_owned(),
+        values => format!("{} raised by {values} values or their cache{left}", guard.raised),
+    }
 }
 
 /// A move with its facts and its log.
@@ -53,6 +67,7 @@ pub(crate) fn table(view: &MoveView, out: &mut Out) -> Result<(), Failure> {
         ("unprotected for", facts.unprotected_ms.map(millis)),
         ("skipped", (!facts.skipped.is_empty()).then(|| facts.skipped.join(", "))),
         ("re-protected by", facts.reprotected_by.clone()),
+        ("sequences", facts.sequences.as_ref().map(sequences)),
         ("loss accepted", facts.accepted_loss.map(|n| n.to_string())),
         ("transactions lost", facts.lost_transactions.map(|n| n.to_string())),
         (

@@ -76,13 +76,17 @@ impl Pair {
     pub(crate) fn start_agent(&mut self, b: bool) -> anyhow::Result<()> {
         let (secret, stream) =
             (self.file("secret", "s")?, self.file("replicator", &self.spec.replicator_password)?);
+        let lost = self.home.path().join("lost");
+        postgres::owned_dir(&lost)?;
+        let (lost, recipient) = (lost.display(), domicile_losses::KeyFile::generate().recipient());
         let side = if b { &self.b } else { &self.a };
         let name = if b { "b" } else { "a" };
         let text = format!(
             "cell = \"c\"\nregion = \"{}\"\ndata_dir = \"{}\"\nlisten = \"{}\"\naddress = \"{}\"\n\
              socket_dir = \"{}\"\nregistry = \"{}\"\nsecret = \"file:{secret}\"\ndatabase = \"{}\"\n\
              slot_keep_mib = {}\n\
-             replication = {{ user = \"replicator\", password = \"file:{stream}\" }}\n",
+             replication = {{ user = \"replicator\", password = \"file:{stream}\" }}\n\
+             losses = {{ directory = \"{lost}\", country = \"US\", recipient = \"{recipient}\" }}\n",
             side.region,
             side.data.display(),
             side.agent_at,

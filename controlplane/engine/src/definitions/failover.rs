@@ -236,7 +236,7 @@ async fn export_losses(run: &mut Run) -> Result<(), Halt> {
             }
         }
     };
-    let lost = u64::try_from(report.transactions.len()).unwrap_or(u64::MAX);
+    let lost = report.lost();
     run.done("", |flow| flow.facts.lost_transactions = Some(lost)).await.map(|_| ())
 }
 

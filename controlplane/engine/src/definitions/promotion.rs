@@ -17,7 +17,12 @@ use crate::run::{Edge, Right, Run};
 
 fn promoted_already(seen: &Observation) -> Option<Promoted> {
     seen.writable.filter(|w| *w)?;
-    Some(Promoted { system_id: seen.system_id.clone()?, timeline: seen.timeline?, fork: seen.fork? })
+    Some(Promoted {
+        system_id: seen.system_id.clone()?,
+        timeline: seen.timeline?,
+        fork: seen.fork?,
+        sequences: None,
+    })
 }
 
 /// The standby becomes the primary. The record of the intent is the point of no return.
@@ -58,10 +63,12 @@ pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
         flow.facts.timeline = Some(promoted.timeline);
         flow.facts.fork_at = Some(promoted.fork.at);
         flow.facts.system_id = Some(promoted.system_id.clone());
+        flow.facts.sequences = promoted.sequences.clone();
         flow.outputs.promoted = Some(PromotedServer {
             system_id: promoted.system_id,
             timeline: promoted.timeline,
             fork: promoted.fork,
+            sequences: promoted.sequences,
         });
     })
     .await

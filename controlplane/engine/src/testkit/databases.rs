@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Consent, Fork, LossReport, LostTransaction};
+use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, LostTransaction};
 use domicile_model::clock::pause;
 use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
 
@@ -67,9 +67,20 @@ fn report(moving: MoveId, fork: Fork, lost: u64) -> LossReport {
         commit: lsn(fork.at.0 + n * 100),
         at: jiff::Timestamp::UNIX_EPOCH,
         changes: Vec::new(),
+        more: 0,
     });
-    let (own, rows_at) = (0, String::new());
-    LossReport { moving, fork, transactions: transactions.collect(), own, rows_at, blind_spots: Vec::new() }
+    LossReport {
+        moving,
+        fork,
+        transactions: transactions.collect(),
+        more: 0,
+        counts: std::collections::BTreeMap::new(),
+        own: 0,
+        rows_at: String::new(),
+        parts: Vec::new(),
+        place: None,
+        blind_spots: Vec::new(),
+    }
 }
 
 fn other(at: &RegionId) -> RegionId {
@@ -102,6 +113,11 @@ impl Databases for FakeDatabases {
             highest: server.highest.clone(),
             follow: server.follow.clone(),
             losses: server.losses.clone(),
+            export: Some(ExportPlace {
+                country: domicile_model::Country::new("US").expect("a country"),
+                recipient: "age1".to_owned(),
+                problem: None,
+            }),
             loss_slot: Some(true),
             prepared_transactions: Some(0),
             can_rewind: Some(true),
@@ -195,7 +211,12 @@ impl Databases for FakeDatabases {
             let server = world.servers.get_mut(at).expect("two servers");
             if let Some(fork) = server.fork.filter(|_| server.writable) {
                 server.slots = true;
-                return Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork });
+                return Ok(Promoted {
+                    system_id: "7300".to_owned(),
+                    timeline: server.timeline,
+                    fork,
+                    sequences: None,
+                });
             }
             if world.disbelieves
                 || (handover.is_none() && consent.is_none())
@@ -238,7 +259,7 @@ impl Databases for FakeDatabases {
                 return Err(EffectError::Unknown(format!("{at}: promoted, and its agent died")));
             }
             server.slots = true;
-            Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork })
+            Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork, sequences: None })
         })
         .await
     }

@@ -182,7 +182,12 @@ impl Databases for PostgresDatabases {
             slot: self.config.slot.clone(),
         };
         let done: Answer = self.ask(agent, "promote", &order, Duration::from_secs(5)).await?;
-        Ok(Promoted { system_id: done.system_id, timeline: done.timeline, fork: done.fork })
+        Ok(Promoted {
+            system_id: done.system_id,
+            timeline: done.timeline,
+            fork: done.fork,
+            sequences: done.sequences,
+        })
     }
 
     async fn verify(&self, cell: &Cell, region: &RegionId, token: &Token) -> Result<(), EffectError> {
@@ -275,5 +280,6 @@ fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     };
     seen.follow = state.follow.map(job);
     seen.losses = state.losses.map(job);
+    seen.export = state.export;
     seen.problems = state.problems.iter().map(|problem| format!("{place}: {problem}")).collect();
 }
