@@ -114,4 +114,6 @@ pub(crate) struct Sabotage {
     pub(crate) trust_sight: bool,
     /// Go on with the approvals as they are, without looking whether what was approved still holds.
     pub(crate) trust_approvals: bool,
+    /// Open a cell without looking whether its database has the newest data.
+    pub(crate) open_anyway: bool,
 }

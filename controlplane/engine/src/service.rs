@@ -12,6 +12,9 @@ use crate::provider::Observation;
 use crate::room::registry_room;
 use crate::snapshot::Snapshot;
 
+/// The check that keeps a cell from opening with old data.
+pub(crate) const NEWEST: &str = "newest-data";
+
 /// What a person wants of a cell's service.
 #[derive(Debug, Clone, Copy)]
 pub struct Service<'a> {
@@ -97,9 +100,8 @@ fn closed(on: &Opening<'_>) -> Check {
 /// The region's database holds the newest data: it held the cell last and is what it was then, or, where the registry
 /// does not know who did, both sides were seen.
 fn newest(on: &Opening<'_>) -> Check {
-    const NAME: &str = "newest-data";
     let (cell, region) = (&on.snapshot.cell, on.region);
-    let verdict = |verdict, why: String| check(NAME, verdict, why);
+    let verdict = |verdict, why: String| check(NEWEST, verdict, why);
     if cell.database.is_none() {
         return verdict(Verdict::NotApplicable, format!("cell {} has no database", cell.id));
     }
@@ -170,22 +172,21 @@ fn older_than_closed(on: &Opening<'_>, record: &domicile_model::ClosedCell) -> O
 
 /// Without the registry's word on who held it last, both databases must say which one is ahead.
 fn both_seen(on: &Opening<'_>) -> Check {
-    const NAME: &str = "newest-data";
     let region = on.region;
     let seen = on.other.filter(|other| other.reachable);
     let Some((other, (theirs, ours))) = seen.and_then(|o| Some((o, o.timeline.zip(on.here.timeline)?)))
     else {
         return check(
-            NAME,
+            NEWEST,
             Verdict::Unknown,
             "the registry does not know who held the cell last, so both databases must be seen: start both agents",
         );
     };
     if ours > theirs || other.standby == Some(true) {
-        check(NAME, Verdict::Passed, format!("the database in {region} is ahead of the other one"))
+        check(NEWEST, Verdict::Passed, format!("the database in {region} is ahead of the other one"))
     } else {
         check(
-            NAME,
+            NEWEST,
             Verdict::Unknown,
             format!(
                 "neither database follows the other, so which one is newer can't be told: look at both; {region} is on the same timeline"

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::happy::{ask, begin, lead, warm_up};
 use super::{said, said_by, simulate};
+use crate::options::Sabotage;
 use crate::testkit::{A, B, Ended, Fault, Sim, end_of, region};
 use crate::{Engine, MoveError, Options, Service};
 
@@ -172,6 +173,53 @@ fn a_database_that_is_older_than_when_it_was_closed_is_not_opened() {
         assert_eq!(end_of(&engine, id).await.0, Ended::Done);
         assert_eq!(placement(&sim).await.standby, None);
     });
+}
+
+/// B was promoted by hand while the cell was closed: what A would serve is old. Gives what must not have happened.
+async fn opened_beside_a_new_primary(sabotage: Sabotage) -> Vec<String> {
+    let (sim, _, leadership) = scene().await;
+    let engine = sim.engine(Options { sabotage, ..Options::default() });
+    sim.close_by_hand().await;
+    {
+        let mut world = sim.world();
+        let b = world.servers.get_mut(&region(B)).unwrap();
+        (b.timeline, b.writable, b.standby) = (b.timeline + 1, true, false);
+    }
+    let _leading = lead(&engine, &leadership, &sim);
+    if let Ok(id) = serve(&sim, &engine, &leadership, MoveKind::Open, None).await {
+        end_of(&engine, id).await;
+    }
+    sim.world().violations.clone()
+}
+
+/// The switch: an opening that asks nobody about the data.
+#[test]
+fn without_asking_for_the_newest_data_two_primaries_are_seen() {
+    assert_eq!(simulate(opened_beside_a_new_primary(Sabotage::default())), Vec::<String>::new());
+    let broken = Sabotage { open_anyway: true, ..Sabotage::default() };
+    let found = simulate(opened_beside_a_new_primary(broken));
+    assert!(found.iter().any(|f| f.contains("beside a new one")), "the proof does not notice: {found:?}");
+}
+
+/// How many writes a cut-off region acknowledges after its cell was reported as closed.
+async fn written_after_the_close(sabotage: Sabotage) -> u64 {
+    let (sim, _, leadership) = scene().await;
+    let engine = sim.engine(Options { sabotage, ..Options::default() });
+    let _leading = lead(&engine, &leadership, &sim);
+    sim.lose_a(true);
+    let id = serve(&sim, &engine, &leadership, MoveKind::Close, None).await.unwrap();
+    assert_eq!(end_of(&engine, id).await.0, Ended::Done);
+    let done = sim.world().servers[&region(A)].xid;
+    pause(Duration::from_secs(15)).await;
+    sim.world().servers[&region(A)].xid - done
+}
+
+/// The switch: a close that does not wait for the proofs to lapse.
+#[test]
+fn without_waiting_a_closed_cell_is_seen_to_acknowledge_writes() {
+    assert_eq!(simulate(written_after_the_close(Sabotage::default())), 0);
+    let broken = Sabotage { skip_wait: true, ..Sabotage::default() };
+    assert!(simulate(written_after_the_close(broken)) > 100, "the proof does not notice");
 }
 
 /// The registry was restored and does not know who held the cell: both databases must say who is ahead.

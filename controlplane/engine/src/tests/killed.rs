@@ -185,6 +185,7 @@ const NEVER: Death = Death {
         trust_old_fence: false,
         trust_sight: false,
         trust_approvals: false,
+        open_anyway: false,
     },
 };
 
