@@ -202,5 +202,6 @@ cases![
     a_lower_rank_is_refused_by_every_effect,
     a_standby_is_promoted_once_and_the_old_primary_follows,
     nothing_is_promoted_too_early,
+    a_promoted_server_that_was_shut_opens_on_the_same_order_again,
     what_was_lost_is_listed_before_anything_is_rewound,
 ];

@@ -15,6 +15,8 @@ mod effect;
 pub mod engine;
 pub mod error;
 pub mod failpoint;
+#[cfg(any(test, feature = "conformance"))]
+pub mod faults;
 pub mod lossmath;
 pub mod options;
 mod plan;

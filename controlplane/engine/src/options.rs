@@ -112,6 +112,8 @@ pub(crate) struct Sabotage {
     pub(crate) skip_acceptance: bool,
     /// Take a server that is seen to write for promoted, without its agent's answer.
     pub(crate) trust_sight: bool,
+    /// Ask a promoted server that was shut meanwhile for a write, and do not open it again.
+    pub(crate) leave_shut: bool,
     /// Go on with the approvals as they are, without looking whether what was approved still holds.
     pub(crate) trust_approvals: bool,
     /// Open a cell without looking whether its database has the newest data.

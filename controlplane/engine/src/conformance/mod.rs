@@ -69,6 +69,7 @@ pub const CASES: &[(&str, Case)] = cases![
     fencing::a_lower_rank_is_refused_by_every_effect,
     switching::a_standby_is_promoted_once_and_the_old_primary_follows,
     switching::nothing_is_promoted_too_early,
+    switching::a_promoted_server_that_was_shut_opens_on_the_same_order_again,
     forced::what_was_lost_is_listed_before_anything_is_rewound,
 ];
 

@@ -3,7 +3,7 @@
 use domicile_model::HandoverToken;
 use domicile_model::token::Lsn;
 
-use super::{Bench, refused};
+use super::{Bench, refused, soon};
 
 pub(super) async fn a_standby_is_promoted_once_and_the_old_primary_follows(bench: &Bench<'_>) {
     let (databases, cell, a, b) = (&bench.databases, &bench.cell, &bench.a, &bench.b);
@@ -93,4 +93,22 @@ pub(super) async fn nothing_is_promoted_too_early(bench: &Bench<'_>) {
     // Nothing of that is in the way of the real one.
     let (_, promoted) = bench.promote(4, epoch, Some(&handover)).await;
     assert_eq!(promoted.timeline, 2);
+}
+
+/// Nobody comes to give the cell away: what was promoted does not stay open for ever, and is no less promoted.
+pub(super) async fn a_promoted_server_that_was_shut_opens_on_the_same_order_again(bench: &Bench<'_>) {
+    let (databases, cell, b) = (&bench.databases, &bench.cell, &bench.b);
+    bench.writes(&bench.a).await;
+    let epoch = bench.harness.close().await;
+    let (handover, _) = bench.fence(1, epoch).await;
+    let (rank, promoted) = bench.promote(2, epoch, Some(&handover)).await;
+    soon("the promoted server is shut", || async {
+        databases.verify(cell, b, &bench.token(rank)).await.is_err().then_some(())
+    })
+    .await;
+    let (rank, again) = bench.promote(rank + 1, epoch, Some(&handover)).await;
+    assert_eq!(again, promoted, "promoted twice");
+    if let Err(error) = databases.verify(cell, b, &bench.token(rank)).await {
+        panic!("verifying the new primary: {error}");
+    }
 }

@@ -11,7 +11,7 @@ use crate::definitions::stop::{self, Stopped};
 use crate::effect::Way;
 use crate::error::Halt;
 use crate::failpoint::Point;
-use crate::provider::{Observation, Promoted};
+use crate::provider::{EffectError, Observation, Promoted};
 use crate::record::{PromotedServer, Standing};
 use crate::run::{Edge, Right, Run};
 
@@ -119,15 +119,32 @@ async fn fence_again(run: &mut Run) -> Result<(), Halt> {
 }
 
 /// The new primary takes a write and gives it back.
+///
+/// What was promoted is open for as long as a proof lives, counted from the order, since nobody holds the cell yet. A leader
+/// that takes over later than that finds it shut, and shut it would stay: so the promotion is ordered again, which promotes
+/// nothing twice, and opens it.
 pub(crate) async fn verify(run: &mut Run) -> Result<(), Halt> {
-    let (to, within) = (run.to(), run.options().step);
+    let (to, within, epoch) = (run.to(), run.options().step, stop::closed_epoch(run)?);
+    let (handover, consent) = warrant(run);
+    let opens = !run.options().sabotage.leave_shut;
     run.effect(
         "verify",
         Way::Forward,
         &to,
         within,
         |_, _| None,
-        |hands, token| async move { hands.databases.verify(&hands.cell, &hands.to, &token).await },
+        |hands, token| {
+            let (handover, consent) = (handover.clone(), consent.clone());
+            async move {
+                match hands.databases.verify(&hands.cell, &hands.to, &token).await {
+                    Err(EffectError::Refused(_) | EffectError::Unknown(_)) if opens => {}
+                    verified => return verified,
+                }
+                let (handover, consent) = (handover.as_ref(), consent.as_ref());
+                hands.databases.promote(&hands.cell, &hands.to, &token, epoch, handover, consent).await?;
+                hands.databases.verify(&hands.cell, &hands.to, &token).await
+            }
+        },
     )
     .await?;
     run.done("", |_| ()).await.map(|_| ())

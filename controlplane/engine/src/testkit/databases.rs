@@ -211,6 +211,7 @@ impl Databases for FakeDatabases {
             let server = world.servers.get_mut(at).expect("two servers");
             if let Some(fork) = server.fork.filter(|_| server.writable) {
                 server.slots = true;
+                server.open_until = Some(now + fence);
                 return Ok(Promoted {
                     system_id: "7300".to_owned(),
                     timeline: server.timeline,
@@ -255,6 +256,7 @@ impl Databases for FakeDatabases {
             server.fork = Some(fork);
             server.lost = lost;
             (server.writable, server.standby, server.streaming) = (true, false, false);
+            server.open_until = Some(now + fence);
             if half {
                 return Err(EffectError::Unknown(format!("{at}: promoted, and its agent died")));
             }
@@ -265,7 +267,12 @@ impl Databases for FakeDatabases {
     }
 
     async fn verify(&self, _: &Cell, at: &RegionId, token: &Token) -> Result<(), EffectError> {
+        let now = self.0.clock.now();
         self.effect("verify", at, token, |world| {
+            let holds = world.placements.last().is_some_and(|p| p.holder.as_ref() == Some(at));
+            if !holds && world.servers[at].open_until.is_some_and(|until| now >= until) {
+                return Err(EffectError::Refused("it lets nobody in without a proof".to_owned()));
+            }
             if !world.servers[at].writable {
                 return Err(EffectError::Refused("not writable".to_owned()));
             }

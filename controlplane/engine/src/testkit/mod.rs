@@ -67,6 +67,8 @@ pub(crate) struct Server {
     pub(crate) lapsed: bool,
     /// Started again for its agent alone.
     pub(crate) private: bool,
+    /// Once promoted: until when it lets anybody in without holding the cell.
+    pub(crate) open_until: Option<BootTime>,
 }
 
 /// Everything that the simulation knows.
@@ -144,6 +146,7 @@ fn server(writable: bool) -> Server {
         lost: 0,
         lapsed: false,
         private: false,
+        open_until: None,
     }
 }
 

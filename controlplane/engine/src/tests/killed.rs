@@ -184,6 +184,7 @@ const NEVER: Death = Death {
         unfenced: false,
         trust_old_fence: false,
         trust_sight: false,
+        leave_shut: false,
         trust_approvals: false,
         open_anyway: false,
     },

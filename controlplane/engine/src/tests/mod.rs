@@ -8,6 +8,7 @@ mod faults;
 mod handover;
 mod happy;
 mod killed;
+mod late;
 mod loss;
 mod random;
 mod room;
