@@ -301,3 +301,36 @@ pub struct PlannedChange {
     /// Why it is refused, or what changes.
     pub why: String,
 }
+
+/// `POST /v1/moves/{id}/losses/locate`: where the lost rows of one tenant lie. Takes the role `losses`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocateRequest {
+    /// Whose rows. None: those of no known tenant.
+    #[serde(default)]
+    pub tenant: Option<TenantId>,
+    /// Why somebody reads patient data; the audit log keeps it. May not be empty.
+    pub reason: String,
+}
+
+/// Where the lost rows of one tenant lie. The rows themselves never pass through the control plane: fetch the file there,
+/// and decrypt it with the recipient's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocatedLosses {
+    /// The move that lost them.
+    #[serde(rename = "move")]
+    pub moving: MoveId,
+    /// Whose rows. None: those of no known tenant.
+    pub tenant: Option<TenantId>,
+    /// The region whose agent exported them.
+    pub region: String,
+    /// The file, on that agent's machine.
+    pub path: String,
+    /// How many changed rows are in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// The country in which it lies, and who can decrypt it.
+    pub place: Option<crate::agent::ExportPlace>,
+}

@@ -66,6 +66,9 @@ pub enum Command {
     /// Moving cells: planned, or forced when a region is lost.
     #[command(subcommand)]
     Failover(FailoverVerb),
+    /// Rows that a forced move has lost: where they lie, and reading them with the recipient's key.
+    #[command(subcommand)]
+    Losses(LossesVerb),
     /// Windows in which no planned move starts.
     #[command(subcommand)]
     Freeze(FreezeVerb),
@@ -286,6 +289,41 @@ pub enum FailoverVerb {
     Losses {
         /// The move.
         id: MoveId,
+    },
+}
+
+/// `domicile losses …`.
+#[derive(Debug, Subcommand)]
+pub enum LossesVerb {
+    /// Where the lost rows of a tenant lie, encrypted. Takes the role `losses`; the audit log keeps who asked and why.
+    /// Whose rows a move has lost, `failover losses` tells.
+    #[command(group(clap::ArgGroup::new("whose").required(true).args(["tenant", "unassigned"])))]
+    Locate {
+        /// The move.
+        id: MoveId,
+        /// Whose rows.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Rows that name no tenant of the cell.
+        #[arg(long)]
+        unassigned: bool,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Decrypt a file of lost rows, offline: a line of JSON for each row on stdout. `age -d -i KEYFILE FILE` does it too.
+    Decrypt {
+        /// The file.
+        file: PathBuf,
+        /// The recipient's key file.
+        #[arg(long, value_name = "KEYFILE")]
+        key: PathBuf,
+    },
+    /// Make a recipient's key, offline. What it prints goes into [losses] of the agents' files; the key file stays with
+    /// whoever may read lost rows.
+    Keygen {
+        /// The key file to make; it must not exist.
+        file: PathBuf,
     },
 }
 

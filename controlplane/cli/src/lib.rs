@@ -14,6 +14,7 @@ mod exit_codes;
 pub mod fail;
 pub mod failover;
 pub mod freeze;
+pub mod losses;
 pub mod out;
 pub mod region;
 pub mod status;
@@ -26,8 +27,8 @@ use clap::error::ErrorKind;
 use domicile_api::moves::{ReasonRequest, RetryRequest};
 
 use args::{
-    AgentArgs, CellVerb, Cli, Command, FailoverVerb, RegionVerb, ServeArgs, ServiceArgs, SuperviseArgs,
-    TenantVerb,
+    AgentArgs, CellVerb, Cli, Command, FailoverVerb, LossesVerb, RegionVerb, ServeArgs, ServiceArgs,
+    SuperviseArgs, TenantVerb,
 };
 use client::Client;
 use exit::Exit;
@@ -87,6 +88,8 @@ async fn dispatch(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Check { file } => return check::run(file, out),
         Command::ExitCodes => return exit_codes::run(out),
+        Command::Losses(LossesVerb::Decrypt { file, key }) => return losses::decrypt(file, key, out),
+        Command::Losses(LossesVerb::Keygen { file }) => return losses::keygen(file, out),
         _ => {}
     }
     let client = Client::new(&cli.global)?;
@@ -125,8 +128,12 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,
         Command::Failover(verb) => failover(verb, client, out).await,
         Command::Freeze(verb) => freeze::run(verb, client, out).await,
+        Command::Losses(LossesVerb::Locate { id, tenant, reason, .. }) => {
+            losses::locate(*id, tenant.as_ref(), reason, client, out).await
+        }
         Command::Check { .. }
         | Command::ExitCodes
+        | Command::Losses(_)
         | Command::Serve(_)
         | Command::Agent(_)
         | Command::AgentSupervise(_) => {

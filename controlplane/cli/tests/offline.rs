@@ -186,3 +186,60 @@ async fn the_exit_codes_are_printed_as_documented() {
         assert!(stdout.contains(code.name()) && stdout.contains(code.meaning()), "{stdout}");
     }
 }
+
+#[tokio::test]
+async fn lost_rows_are_read_offline_with_the_key_that_keygen_made_and_with_no_other() {
+    use domicile_losses::{Header, Operation, Row, VERSION, Writer};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (key, other) = (at("key"), at("other"));
+    let (exit, recipient, _) = domicile(&["losses", "keygen", &key]).await;
+    assert_eq!(exit, Exit::Ok);
+    let secret = std::fs::read_to_string(&key).unwrap();
+    assert!(secret.contains("AGE-SECRET-KEY-1") && !recipient.contains("SECRET"));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&key).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let (exit, _, _) = domicile(&["losses", "keygen", &key]).await;
+    assert_eq!((exit, std::fs::read_to_string(&key).unwrap()), (Exit::Io, secret), "never overwritten");
+    let header = Header {
+        domicile_losses: VERSION,
+        moving: domicile_model::MoveId::from_u128(1),
+        cell: domicile_model::CellId::new("c").unwrap(),
+        part: "mercy-health".into(),
+        timeline: 1,
+        fork: "0/9".parse().unwrap(),
+        digest_key: "00".repeat(32),
+    };
+    let row = Row {
+        xid: 7,
+        commit: "0/A".parse().unwrap(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+        table: "public.encounters".into(),
+        operation: Operation::Insert,
+        key: None,
+        old: None,
+        new: Some([("key".to_owned(), Some("k1".to_owned()))].into()),
+    };
+    let mut writer = Writer::new(Vec::new(), &recipient.parse().unwrap(), &header).unwrap();
+    writer.row(&row).unwrap();
+    let bytes = writer.finish().unwrap().0;
+    let file = at("mercy-health.jsonl.age");
+    std::fs::write(&file, &bytes).unwrap();
+
+    let (exit, stdout, stderr) = domicile(&["losses", "decrypt", &file, "--key", &key]).await;
+    assert_eq!(exit, Exit::Ok, "{stderr}");
+    assert_eq!(serde_json::from_str::<Row>(&stdout).unwrap(), row);
+    assert!(stderr.contains("mercy-health") && stderr.contains("whole"), "{stderr}");
+
+    domicile(&["losses", "keygen", &other]).await;
+    let (exit, stdout, stderr) = domicile(&["losses", "decrypt", &file, "--key", &other]).await;
+    assert_eq!((exit, stdout.as_str()), (Exit::Usage, ""), "{stderr}");
+    std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    let (exit, _, stderr) = domicile(&["losses", "decrypt", &file, "--key", &key]).await;
+    assert!(exit != Exit::Ok && !stderr.contains("is whole"), "{stderr}");
+    let (exit, _, _) = domicile(&["losses", "decrypt", &file, "--key", &at("none")]).await;
+    assert_eq!(exit, Exit::Io);
+    for wrong in [vec!["losses", "locate", "x"], vec!["losses", "locate", "x", "--tenant", "t"]] {
+        assert_eq!(domicile(&wrong).await.0, Exit::Usage, "whose rows and why must be said");
+    }
+}

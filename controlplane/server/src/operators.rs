@@ -17,12 +17,15 @@ pub enum Role {
     Operator,
     /// Approves or rejects what others have asked for.
     Approver,
+    /// Learns where rows lie that a forced move has lost. They are patient data, encrypted for somebody else: this role
+    /// leads to the file, not into it.
+    Losses,
     /// May let the approval policy ask for fewer people.
     Admin,
 }
 
 impl Role {
-    const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Approver, Self::Admin];
+    const ALL: [Self; 5] = [Self::Viewer, Self::Operator, Self::Approver, Self::Losses, Self::Admin];
 
     /// The word in the file.
     #[must_use]
@@ -31,6 +34,7 @@ impl Role {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Approver => "approver",
+            Self::Losses => "losses",
             Self::Admin => "admin",
         }
     }
@@ -88,7 +92,7 @@ pub enum OperatorsError {
     },
     /// A line is not `name sha256-in-hex [roles]`. The line itself is not repeated: it may hold a token in the clear.
     #[error(
-        "the operators' file {path}, line {line}: {what}; write `name`, the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum), and, if not `operator` alone, the roles as in `operator,approver` (viewer, operator, approver, admin)"
+        "the operators' file {path}, line {line}: {what}; write `name`, the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum), and, if not `operator` alone, the roles as in `operator,approver` (viewer, operator, approver, losses, admin)"
     )]
     Line {
         /// The file.
@@ -262,9 +266,9 @@ mod tests {
             let (_, roles) = operators.whose(token).unwrap();
             Role::ALL.map(|role| roles.has(role))
         };
-        assert_eq!(may("a"), [false, true, false, false]);
-        assert_eq!(may("b"), [false, true, true, false]);
-        assert_eq!(may("c"), [true, false, false, false]);
+        assert_eq!(may("a"), [false, true, false, false, false]);
+        assert_eq!(may("b"), [false, true, true, false, false]);
+        assert_eq!(may("c"), [true, false, false, false, false]);
         for wrong in ["root", "operator,", "operator approver", "Operator", ","] {
             assert!(parse(&format!("ann {} {wrong}", hash("a"))).is_err(), "{wrong}");
         }

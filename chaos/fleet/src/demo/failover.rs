@@ -70,7 +70,8 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     let stored = stage.stored().await?;
     let lost = oracle::lost(&records, &stored);
     let key = KeyFile::read(&stage.fleet().home.join("secrets").join("losses"))?;
-    let exports = oracle::exported(&report, &key)?;
+    let lie = stage.fleet().lost_rows(CELL, DEAD, &id);
+    let exports = oracle::exported(&report, &lie, &key)?;
     let listed = oracle::classify(&report, &exports, &records);
     let missing = oracle::not_exported(&lost, &exports).len();
     stage.must(

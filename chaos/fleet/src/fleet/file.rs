@@ -89,6 +89,12 @@ pub struct TenantAccess {
 }
 
 impl FleetFile {
+    /// Where the rows lie that a move lost in this region.
+    #[must_use]
+    pub fn lost_rows(&self, cell: &str, region: &str, moving: &str) -> PathBuf {
+        self.data.join(format!("agent-{cell}-{region}-lost")).join(cell).join(moving)
+    }
+
     /// Where it lies under a fleet's directory.
     #[must_use]
     pub fn path(dir: &Path) -> PathBuf {

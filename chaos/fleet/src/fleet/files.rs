@@ -146,7 +146,10 @@ pub fn write_secrets(layout: &Layout) -> anyhow::Result<()> {
     write_shared(&layout.home.join("conf").join("recipient"), &format!("{}\n", key.recipient()))?;
     let token = layout.secret("operator").read()?;
     let digest = hex::encode(Sha256::digest(token.as_bytes()));
-    write_shared(&layout.home.join("secrets").join("tokens"), &format!("demo-operator {digest}\n"))
+    write_shared(
+        &layout.home.join("secrets").join("tokens"),
+        &format!("demo-operator {digest} operator,losses\n"),
+    )
 }
 
 fn random_hex() -> String {

@@ -18,15 +18,13 @@ pub struct Export {
     pub rows: Vec<Row>,
 }
 
-/// Decrypts everything that a move exported.
+/// Decrypts everything that a move exported to this directory.
 ///
 /// # Errors
 /// When a file is missing, is not the one that the report names, is not whole, or is of another move.
-pub fn exported(report: &LossReport, key: &KeyFile) -> anyhow::Result<Vec<Export>> {
-    let (_, directory) =
-        report.rows_at.split_once(':').context("the report does not say where the rows lie")?;
+pub fn exported(report: &LossReport, directory: &Path, key: &KeyFile) -> anyhow::Result<Vec<Export>> {
     let one = |part: &domicile_api::agent::LossPart| {
-        let path = Path::new(directory).join(&part.file);
+        let path = directory.join(&part.file);
         let bytes = std::fs::read(&path).with_context(|| format!("{} can't be read", path.display()))?;
         anyhow::ensure!(hex::encode(Sha256::digest(&bytes)) == part.sha256, "{} was changed", path.display());
         let reader = Reader::open(&bytes[..], key)?;

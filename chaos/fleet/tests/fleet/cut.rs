@@ -86,8 +86,9 @@ async fn a_region_that_is_replaced_while_cut_off_never_writes_again() {
     let ours: Vec<Record> = records.iter().filter(|r| r.cell == CUT).cloned().collect();
     let lost = oracle::lost(&ours, &stored).len() as u64;
     let report = scene.operator.losses(&moved.id.to_string()).await.unwrap();
+    let lie = scene.fleet.lost_rows(CUT, CUT_HOME, &moved.id.to_string());
     let key = domicile_losses::KeyFile::read(&scene.fleet.home.join("secrets").join("losses")).unwrap();
-    let exports = oracle::exported(&report, &key).unwrap();
+    let exports = oracle::exported(&report, &lie, &key).unwrap();
     let listed = oracle::classify(&report, &exports, &records);
     assert!(
         oracle::not_exported(&oracle::lost(&ours, &stored), &exports).is_empty(),

@@ -53,6 +53,11 @@ pub(crate) async fn approves(request: Request, next: Next) -> Response {
     needs(Role::Approver, request, next).await
 }
 
+/// Lets only those through who may learn where lost rows lie.
+pub(crate) async fn reads_losses(request: Request, next: Next) -> Response {
+    needs(Role::Losses, request, next).await
+}
+
 async fn needs(role: Role, request: Request, next: Next) -> Response {
     if request.extensions().get::<Roles>().is_some_and(|roles| roles.has(role)) {
         return next.run(request).await;

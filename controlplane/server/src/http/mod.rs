@@ -6,6 +6,7 @@ mod fleet;
 mod forward;
 mod health;
 pub(crate) mod input;
+mod losses;
 mod moves;
 mod openapi;
 pub(crate) mod problem;
@@ -53,8 +54,13 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}/approve", post(moves::approve))
         .route("/v1/moves/{id}/reject", post(moves::reject))
         .route_layer(from_fn(auth::approves));
-    let changes =
-        changes.merge(approvals).route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
+    let located = Router::new()
+        .route("/v1/moves/{id}/losses/locate", post(losses::locate))
+        .route_layer(from_fn(auth::reads_losses));
+    let changes = changes
+        .merge(approvals)
+        .merge(located)
+        .route_layer(from_fn_with_state(Arc::clone(app), forward::to_leader));
     let seen = Router::new()
         .route("/v1/status", get(fleet::status))
         .route("/v1/regions", get(fleet::regions))
@@ -70,7 +76,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/plan", post(moves::plan))
         .route("/v1/moves/{id}", get(moves::show))
         .route("/v1/moves/{id}/events", get(moves::events))
-        .route("/v1/moves/{id}/losses", get(moves::losses));
+        .route("/v1/moves/{id}/losses", get(losses::list));
     let known =
         changes.merge(seen).merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
     Router::new()

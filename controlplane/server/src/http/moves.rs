@@ -9,7 +9,6 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use domicile_api::agent::LossReport;
 use domicile_api::moves::{ApproveRequest, MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
 use domicile_api::problem::Problem;
 use domicile_engine::{Consent, MoveError, Said};
@@ -37,7 +36,7 @@ const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 /// How long a stream goes on while the registry does not answer.
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-fn id(text: &str) -> Result<MoveId, Refusal> {
+pub(crate) fn id(text: &str) -> Result<MoveId, Refusal> {
     text.parse().map_err(|_| missing("move", text, "failover list"))
 }
 
@@ -61,23 +60,6 @@ pub(crate) async fn show(
     Path(text): Path<String>,
 ) -> Result<Json<MoveView>, Refusal> {
     Ok(Json(view(&app, id(&text)?).await?))
-}
-
-pub(crate) async fn losses(
-    State(app): State<Arc<App>>,
-    Path(text): Path<String>,
-) -> Result<Json<LossReport>, Refusal> {
-    let id = id(&text)?;
-    app.engine.losses(id).await?.map(Json).ok_or_else(|| {
-        Problem::new(
-            "no-losses",
-            "No list of losses",
-            409,
-            format!("move {id} has no list of lost transactions: it was planned, or its old primary can't be read yet"),
-        )
-        .hint("the list is made when the old primary answers again; see `domicile failover show`")
-        .into()
-    })
 }
 
 /// On the leader only: followers have passed it on.

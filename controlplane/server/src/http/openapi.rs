@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 29] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 30] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -75,6 +75,12 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("post", "/v1/freezes", "No planned move of these cells in this window.", Some("FreezeRequest")),
     ("delete", "/v1/freezes/{id}", "Ends a freeze early.", None),
     ("get", "/v1/moves/{id}/losses", "The transactions that a forced move lost.", None),
+    (
+        "post",
+        "/v1/moves/{id}/losses/locate",
+        "Where the lost rows of one tenant lie, encrypted. Takes the role losses, and is in the audit log.",
+        Some("LocateRequest"),
+    ),
 ];
 
 /// The document.
@@ -184,6 +190,11 @@ fn schemas() -> Value {
             "required": ["region", "key"],
             "properties": { "region": text, "key": text, "reason": text },
         },
+        "LocateRequest": {
+            "type": "object",
+            "required": ["reason"],
+            "properties": { "tenant": { "type": ["string", "null"] }, "reason": text },
+        },
         "RetryRequest": {
             "type": "object",
             "properties": { "accept_loss": count, "accept_unknown": flag },
@@ -197,7 +208,7 @@ mod tests {
     use domicile_api::moves::{
         ApproveRequest, CloseRequest, MoveRequest, OpenRequest, ReasonRequest, RetryRequest,
     };
-    use domicile_api::views::{ApplyRequest, FreezeRequest, TrustRequest};
+    use domicile_api::views::{ApplyRequest, FreezeRequest, LocateRequest, TrustRequest};
 
     fn names(value: &Value) -> Vec<String> {
         value.as_object().unwrap().keys().cloned().collect()
@@ -236,6 +247,10 @@ mod tests {
             ),
             ("ApproveRequest", serde_json::to_value(approve).unwrap()),
             ("TrustRequest", serde_json::to_value(trust).unwrap()),
+            (
+                "LocateRequest",
+                serde_json::to_value(LocateRequest { tenant: None, reason: String::new() }).unwrap(),
+            ),
             ("ApplyRequest", serde_json::to_value(apply).unwrap()),
             ("MoveRequest", serde_json::to_value(start).unwrap()),
             ("ReasonRequest", serde_json::to_value(ReasonRequest { reason: String::new() }).unwrap()),

@@ -85,6 +85,11 @@ impl Databases for Idle {
             streaming: Some(true),
             key: Some(shown_key()),
             loss_slot: Some(true),
+            export: Some(domicile_api::agent::ExportPlace {
+                country: "US".to_owned().try_into().unwrap(),
+                recipient: "age1".into(),
+                problem: None,
+            }),
             prepared_transactions: Some(0),
             can_rewind: Some(true),
             ..Observation::default()
@@ -144,8 +149,13 @@ impl Databases for Idle {
     async fn export_losses(&self, _: &Cell, _: &RegionId, _: Fork, _: &Token) -> Result<(), EffectError> {
         refuse()
     }
-    async fn losses(&self, _: &Cell, _: &RegionId, _: MoveId) -> Result<Option<LossReport>, EffectError> {
-        Ok(None)
+    async fn losses(&self, _: &Cell, _: &RegionId, id: MoveId) -> Result<Option<LossReport>, EffectError> {
+        let part = |tenant: &str| json!({ "tenant": tenant, "file": format!("{tenant}.jsonl.age"), "rows": 2, "bytes": 900, "sha256": "ab" });
+        let report = json!({
+            "move": id, "fork": { "parent": 1, "at": "0/9" }, "transactions": [], "own": 0, "blind_spots": [],
+            "rows_at": "us-east-1:/srv/lost/pool/1", "parts": [part("clinic")],
+        });
+        Ok(self.obstinate.then(|| serde_json::from_value(report).unwrap()))
     }
     async fn sample(&self, _: &Cell, _: &RegionId) -> Sample {
         let asked = Clock::Machine.now();

@@ -8,6 +8,7 @@ mod approvals;
 mod brakes;
 mod common;
 mod doors;
+mod losses;
 mod operators;
 mod room;
 mod service;
