@@ -42,9 +42,25 @@ pub struct Status {
     /// Freezes that are not over.
     #[serde(default)]
     pub freezes: Vec<Freeze>,
+    /// Where the registry and what is there differ.
+    #[serde(default)]
+    pub findings: Vec<FindingView>,
     /// What waits for people's approval. None: the registry did not tell.
     #[serde(default)]
     pub waiting: Option<Vec<WaitingView>>,
+}
+
+/// Where the registry and what is there differ, as the answering control plane sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingView {
+    /// Stable, for programs: `stray-primary`, `holder-not-writable`, `orphaned-standby`, `unprotected`…
+    pub kind: String,
+    /// The cell that it is about.
+    pub cell: Option<CellId>,
+    /// Where.
+    pub region: Option<RegionId>,
+    /// What is so, and what to do, in a sentence.
+    pub what: String,
 }
 
 /// Something that waits for people's approval.

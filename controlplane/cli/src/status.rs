@@ -1,6 +1,6 @@
 //! `domicile status`: who serves what now.
 
-use domicile_api::views::{RegistryView, Status, WaitingView};
+use domicile_api::views::{FindingView, RegistryView, Status, WaitingView};
 
 use crate::cell::list::{closed, problems, table};
 use crate::client::Client;
@@ -8,6 +8,18 @@ use crate::exit::Exit;
 use crate::fail::Failure;
 use crate::failover::kind;
 use crate::out::{Out, bytes, joined, millis, or_dash};
+
+/// Where the registry and what is there differ.
+fn drift(findings: &[FindingView], out: &mut Out) -> Result<(), Failure> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    writeln!(out.stdout)?;
+    let row = |f: &FindingView| {
+        vec![f.kind.clone(), or_dash(f.cell.as_ref()), or_dash(f.region.as_ref()), f.what.clone()]
+    };
+    out.table(&["FOUND", "CELL", "REGION", "WHAT IS SO, AND WHAT TO DO"], findings.iter().map(row).collect())
+}
 
 fn rows(waiting: &[WaitingView]) -> Vec<Vec<String>> {
     let row = |w: &WaitingView| {
@@ -102,6 +114,7 @@ pub async fn run(client: &Client, out: &mut Out) -> Result<Exit, Failure> {
             writeln!(out.stdout)?;
             table(&status.cells, out)?;
             closed(&status.cells, out)?;
+            drift(&status.findings, out)?;
             problems(&status.cells, out)?;
         }
     }

@@ -10,6 +10,7 @@ mod brakes;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod definitions;
+pub mod drift;
 mod drive;
 mod effect;
 pub mod engine;

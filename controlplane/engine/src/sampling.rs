@@ -54,6 +54,8 @@ struct Looks {
     loss_slot: Option<(BootTime, bool)>,
     /// The key that each agent showed last.
     keys: BTreeMap<RegionId, SigningKey>,
+    /// Each server as it was seen last.
+    servers: BTreeMap<RegionId, (BootTime, Observation)>,
 }
 
 impl History {
@@ -154,6 +156,10 @@ impl Sampler {
                 problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
                 ..Observation::default()
             });
+            let kept = (asked, seen.clone());
+            self.with(|known| {
+                known.entry(cell.id.clone()).or_default().looks.servers.insert(region.clone(), kept);
+            });
             if let Some(key) = seen.key {
                 let known = |known: &mut BTreeMap<CellId, History>| {
                     known.entry(cell.id.clone()).or_default().looks.keys.insert(region.clone(), key);
@@ -195,6 +201,17 @@ impl Sampler {
     #[must_use]
     pub fn keys(&self, cell: &CellId) -> BTreeMap<RegionId, SigningKey> {
         self.with(|known| known.get(cell).map(|h| h.looks.keys.clone()).unwrap_or_default())
+    }
+
+    /// A cell's servers as they were seen at most this long ago; one that was not looked at since is missing.
+    #[must_use]
+    pub fn seen(&self, cell: &CellId, within: Duration) -> BTreeMap<RegionId, Observation> {
+        let now = self.clock.now();
+        self.with(|known| {
+            let servers = known.get(cell).into_iter().flat_map(|history| &history.looks.servers);
+            let fresh = servers.filter(|(_, (at, _))| now.since(*at) <= within);
+            fresh.map(|(region, (_, seen))| (region.clone(), seen.clone())).collect()
+        })
     }
 
     /// How far the standby of a cell is behind. None: the cell was never sampled.

@@ -8,7 +8,7 @@ use domicile_model::clock::{BootTime, Clock};
 use domicile_model::links::AddressMap;
 use domicile_model::{RegionId, World};
 use domicile_store::{Leadership, Store, StoreError};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
 use crate::current::Current;
 use crate::metrics::Metrics;
@@ -48,6 +48,8 @@ pub struct App {
     /// Held by whatever changes the fleet or starts a move, so that a policy can't tighten between the check of a
     /// move and its start. Only the leader changes anything, so one lock in its memory is enough.
     pub changes: Mutex<()>,
+    /// Told when the fleet has changed, so that the leader looks at everything again.
+    pub changed: Notify,
     /// The last look at the registry.
     pub looked: Mutex<Looked>,
     /// From addresses in the registry to those to dial.

@@ -6,7 +6,7 @@ use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
     AgentKey, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId,
-    Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState,
+    Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState, World,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 
@@ -17,6 +17,8 @@ pub struct Current {
     pub revision: Revision,
     /// When it was asked for.
     pub asked: BootTime,
+    /// Which world the registry is; none before it is one.
+    pub world: Option<World>,
     /// The name of the control plane that leads.
     pub leader: Option<String>,
     /// Regions, jurisdictions, cells, tenants and the approval policy.
@@ -75,10 +77,12 @@ impl Current {
         let asked = clock.now();
         let prefixes = VIEWS.into_iter().chain(hosts.then_some("hosts/"));
         let listings = futures::future::try_join_all(prefixes.map(|p| store.list(p)));
-        let (listings, (_, leader)) = futures::try_join!(listings, store.read(&[Key::Leader]))?;
+        let (listings, (_, single)) = futures::try_join!(listings, store.read(&[Key::Leader, Key::World]))?;
+        let [leader, world] = <[Option<Entry>; 2]>::try_from(single).unwrap_or_default();
         let mut current = Self {
             revision: listings.iter().map(|l| l.header.revision).min().unwrap_or_default(),
             asked,
+            world: None,
             leader: None,
             fleet: Fleet::default(),
             modified: BTreeMap::new(),
@@ -97,7 +101,10 @@ impl Current {
         for entry in listings.into_iter().flat_map(|l| l.entries) {
             current.take(entry);
         }
-        if let Some(entry) = leader.into_iter().flatten().next() {
+        if let Some(entry) = world {
+            current.world = current.decode(&entry);
+        }
+        if let Some(entry) = leader {
             current.leader = current.decode::<LeaderRecord>(&entry).map(|l| l.name);
         }
         for tenant in current.fleet.tenants.values() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_engine::{LeadEnd, witnesses};
+use domicile_engine::LeadEnd;
 use domicile_model::clock::pause;
 use domicile_model::{FenceConstants, World};
 use domicile_store::lead::{Candidate, LeadError, Reign};
@@ -11,13 +11,11 @@ use domicile_store::world::init_world;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents;
 use crate::app::{App, Led};
 use crate::causes::chain;
+use crate::reconcile;
 use crate::room;
 
-/// How often the leader looks for cells without witnesses.
-const RECONCILE: Duration = Duration::from_secs(1);
 /// Between two tries to reach a registry that can't be used.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a resignation may take; after that the lease runs out by itself.
@@ -121,7 +119,7 @@ async fn govern(
             None
         }
         end = &mut moves => Some(end),
-        () = reconcile(app, &led) => None,
+        () = reconcile::run(app, &led) => None,
         () = room::forget(app) => None,
     };
     // First nobody here is told any more that this one leads, then the work stops.
@@ -133,18 +131,5 @@ async fn govern(
     };
     if let LeadEnd::Deposed(why) = end {
         tracing::warn!(why, "another control plane leads");
-    }
-}
-
-/// Gives witnesses to cells that have none, and trust to the first key of each agent. Takes no input, repeats, and keeps no state.
-async fn reconcile(app: &App, led: &Led) {
-    loop {
-        match witnesses::assign(&*app.store, &led.leadership, &led.world).await {
-            Ok(0) => {}
-            Ok(n) => tracing::info!(cells = n, "gave witnesses to cells"),
-            Err(error) => tracing::warn!(error = chain(&error), "cells without witnesses stay so for now"),
-        }
-        agents::register(app, led).await;
-        pause(RECONCILE).await;
     }
 }

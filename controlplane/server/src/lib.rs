@@ -14,6 +14,7 @@ mod http;
 mod lead;
 pub mod metrics;
 pub mod operators;
+mod reconcile;
 pub mod room;
 mod roster;
 mod samples;

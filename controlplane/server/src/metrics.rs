@@ -1,5 +1,6 @@
 //! What the control plane counts. Labels are bounded: routes and status classes, never tenants.
 
+use crate::reconcile::DriftMetrics;
 use crate::room::RoomMetrics;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -23,6 +24,8 @@ pub struct Metrics {
     pub tokens_broken: IntGauge,
     /// How full the registry is.
     pub room: RoomMetrics,
+    /// What differs between registry and reality.
+    pub drift: DriftMetrics,
 }
 
 impl Metrics {
@@ -55,6 +58,7 @@ impl Metrics {
         registry.register(Box::new(unauthorized.clone()))?;
         registry.register(Box::new(forwarded.clone()))?;
         let room = RoomMetrics::new(&registry)?;
+        let drift = DriftMetrics::new(&registry)?;
         Ok(Self {
             registry,
             leading,
@@ -65,6 +69,7 @@ impl Metrics {
             connections,
             tokens_broken,
             room,
+            drift,
         })
     }
 

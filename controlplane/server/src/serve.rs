@@ -12,7 +12,7 @@ use domicile_model::links::AddressMap;
 use domicile_model::{FenceConstants, RegionId};
 use domicile_store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -162,6 +162,7 @@ impl Server {
             streams: Arc::new(Semaphore::new(config.limits.streams)),
             leading: led,
             changes: Mutex::new(()),
+            changed: Notify::new(),
             looked: Mutex::new(Looked::default()),
             links: config.links,
             room: keeper,

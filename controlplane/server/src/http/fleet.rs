@@ -21,6 +21,7 @@ use crate::current::Current;
 use crate::http::input;
 use crate::http::problem::{Refusal, missing, no_leader};
 use crate::operators::{Operator, Role, Roles};
+use crate::reconcile;
 use crate::views;
 
 /// Looks at the registry for a read, and says in the answer, whatever it is, how old the look is and who leads. A
@@ -61,6 +62,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
         registry: app.room.view(),
         stop: current.stop.clone(),
         freezes: current.freezes.values().filter(|f| f.until > jiff::Timestamp::now()).cloned().collect(),
+        findings: reconcile::findings(&app, current),
         waiting,
     })
 }
@@ -197,7 +199,9 @@ pub(crate) async fn apply(
             #[cfg(test)]
             unfenced: false,
         };
-        applier.apply(&wanted, request.prune).await
+        let applied = applier.apply(&wanted, request.prune).await;
+        app.changed.notify_one();
+        applied
     });
     let report = task.await.map_err(|e| {
         tracing::error!(error = %e, "apply ended early");

@@ -10,6 +10,7 @@ mod common;
 mod doors;
 mod losses;
 mod operators;
+mod reconcile;
 mod room;
 mod service;
 mod stuck;
