@@ -6,10 +6,10 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/target/tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: help setup tools build demo test up down lint deny soak
+.PHONY: help setup tools build demo test up down lint deny soak soak-fleet
 
 help: ## This list.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: ## Install missing system packages (asks for root where it must).
 	@scripts/setup
@@ -42,6 +42,9 @@ test: lint deny ## Everything that must hold: format, lints, bans, all tests aga
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
 
-soak: build ## Long runs: every whole-fleet test five times over.
+soak: build ## A hundred switchovers and thirty forced moves after random faults, under load; target/soak/summary.json.
+	target/release/domicile-chaos soak
+
+soak-fleet: build ## Every whole-fleet test five times over.
 	cargo build --workspace --bins --locked
 	cargo nextest run -p domicile-chaos --locked -E 'binary(fleet)' --stress-count 5

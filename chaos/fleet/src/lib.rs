@@ -8,13 +8,17 @@
 //! | [`app`] | the clinic application that stands behind the gates |
 //! | [`load`] | users: open-loop readers, writers, uploads; and a record of each request |
 //! | [`oracle`] | what became of the writes, by the databases' own word |
+//! | [`fault`] | what befalls a region, and how it is mended |
 //! | [`demo`] | the story of switchover, failover and outage, measured |
+//! | [`soak`] | many moves in a row under load and random faults, each of them judged |
 
 pub mod app;
 pub mod control;
 pub mod demo;
+pub mod fault;
 pub mod fleet;
 pub mod load;
 pub mod oracle;
+pub mod soak;
 pub mod supervisor;
 pub mod verbs;

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use domicile_chaos::control::{Control, LinkAct, RegionAct, UnitAct};
 use domicile_chaos::fleet::FleetFile;
-use domicile_chaos::{app, demo, supervisor, verbs};
+use domicile_chaos::{app, demo, soak, supervisor, verbs};
 
 /// A whole fleet on one machine: real etcd, real PostgreSQL, a fault proxy on every link.
 #[derive(Debug, Parser)]
@@ -22,7 +24,11 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Start the fleet of the example regions.toml, apply that at this machine's addresses, and leave it running.
-    Up,
+    Up {
+        /// FENCE in milliseconds, if not the product's own.
+        #[arg(long)]
+        fence_ms: Option<u64>,
+    },
     /// End the fleet. Leaves nothing behind but its logs.
     Down,
     /// What runs, and which links are not healthy.
@@ -33,6 +39,15 @@ enum Verb {
     },
     /// The whole story: switchover, failover, outage; measured. Two to three minutes.
     Demo,
+    /// Many moves in a row under load, forced ones after random faults, each judged; target/soak/summary.json. With its
+    /// defaults less than 40 minutes.
+    Soak {
+        #[command(flatten)]
+        course: soak::Course,
+        /// Where summary.json goes. Default: `soak` beside the fleet's directory.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Break or heal links.
     Link {
         #[command(subcommand)]
@@ -76,7 +91,10 @@ enum Verb {
     App(app::Options),
     /// The process that owns the fleet.
     #[command(hide = true)]
-    Supervise,
+    Supervise {
+        #[arg(long)]
+        fence_ms: Option<u64>,
+    },
 }
 
 /// Both sides of a link: each a process (`gate-us-east-1`; of a cell: `database-clinics-us-east-1`), a region, or a kind
@@ -168,7 +186,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let dir = options.dir.unwrap_or_else(verbs::default_dir);
     let control = || Control::new(&FleetFile::read(&dir)?);
     let touched = match options.verb {
-        Verb::Up => return demo::up(&dir).await.map(|_| ()),
+        Verb::Up { fence_ms } => {
+            return demo::up(&dir, fence_ms.map(Duration::from_millis)).await.map(|_| ());
+        }
         Verb::Down => {
             let was = verbs::down(&dir).await?;
             eprintln!("{}", if was { "the fleet is down" } else { "no fleet was running" });
@@ -177,7 +197,16 @@ async fn run(options: Options) -> anyhow::Result<()> {
         Verb::Status { json } => return demo::status(&dir, json).await,
         Verb::Demo => return demo::run(&dir).await,
         Verb::App(options) => return app::run(options).await,
-        Verb::Supervise => return supervisor::run(&dir).await,
+        Verb::Soak { course, out } => {
+            let out = match out {
+                Some(out) => out,
+                None => dir.parent().context("the fleet's directory lies in another one")?.join("soak"),
+            };
+            return soak::run(&dir, &out, &course).await;
+        }
+        Verb::Supervise { fence_ms } => {
+            return supervisor::run(&dir, fence_ms.map(Duration::from_millis)).await;
+        }
         Verb::Link { act } => {
             let (act, ends) = match act {
                 Link::Cut(ends) => (LinkAct::Cut, ends),

@@ -169,7 +169,8 @@ pub fn numbers(records: &[Record], cell: &str) -> Numbers {
 }
 
 /// Per writer of the cell, the longest gap between two acknowledgements, in milliseconds.
-fn pauses(records: &[Record], cell: &str) -> Vec<f64> {
+#[must_use]
+pub fn pauses(records: &[Record], cell: &str) -> Vec<f64> {
     let mut by_writer: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for record in records.iter().filter(|r| r.cell == cell && r.acknowledged()) {
         if let Some(writer) = record.writer {
@@ -183,7 +184,9 @@ fn pauses(records: &[Record], cell: &str) -> Vec<f64> {
     by_writer.into_values().map(longest).collect()
 }
 
-fn quantile(sorted: &[f64], percent: usize) -> f64 {
+/// The smallest value that at least this many percent do not exceed; 0 of nothing.
+#[must_use]
+pub fn quantile(sorted: &[f64], percent: usize) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last * percent).div_ceil(100)).copied().unwrap_or(0.0)
 }

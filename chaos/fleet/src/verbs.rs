@@ -31,7 +31,7 @@ pub fn default_dir() -> PathBuf {
 ///
 /// # Errors
 /// When one is running already, something is missing, or a process does not come up: with the end of its log.
-pub async fn up(dir: &Path) -> anyhow::Result<FleetFile> {
+pub async fn up(dir: &Path, fence: Option<Duration>) -> anyhow::Result<FleetFile> {
     if let Ok(fleet) = FleetFile::read(dir) {
         if is_running(&fleet) {
             bail!(
@@ -49,6 +49,7 @@ pub async fn up(dir: &Path) -> anyhow::Result<FleetFile> {
         .arg("--dir")
         .arg(dir)
         .arg("supervise")
+        .args(fence.iter().flat_map(|fence| ["--fence-ms".to_owned(), fence.as_millis().to_string()]))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -11,9 +11,9 @@ use domicile_model::invariants::loss_within;
 
 use super::stage::Stage;
 use super::summary::Forced;
-use super::switchover::ready;
-use crate::control::{LinkAct, RegionAct, UnitAct};
-use crate::load::{Record, Shape};
+use crate::control::{LinkAct, UnitAct};
+use crate::fault::Fault;
+use crate::load::Shape;
 use crate::oracle;
 
 pub(super) const CELL: &str = "nhs-trust-london";
@@ -31,35 +31,63 @@ const SERVES: Duration = Duration::from_secs(60);
 /// Coming back, listing what was lost, and following.
 const RETURNS: Duration = Duration::from_secs(90);
 
+/// A forced move: of which cell, from where to where, and after what.
+#[derive(Debug, Clone)]
+pub(crate) struct Case<'a> {
+    pub(crate) cell: &'a str,
+    pub(crate) from: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) fault: Fault,
+    /// What replication may carry for how long before: less than the writers write, so that something is lost.
+    pub(crate) slow: Option<(u64, Duration)>,
+}
+
 pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<Forced> {
-    ready(stage, CELL, DR).await?;
+    stage.operator().until_movable(CELL, DR).await?;
     lead_from_the_region_that_dies(stage).await?;
+    let slow = Some((SLOW_BYTES_PER_S, SLOW));
+    let case = Case { cell: CELL, from: DEAD, to: DR, fault: Fault::RegionKilled, slow };
+    let forced = one_way(stage, fence_ms, &case).await?;
+    stage.must(forced.writes_lost > 0, &format!("{} acknowledged writes were lost", forced.writes_lost));
+    Ok(forced)
+}
+
+/// One forced move under load, the way back of the lost side included; and whether what it cost is what was said.
+pub(crate) async fn one_way(stage: &mut Stage, fence_ms: u64, case: &Case<'_>) -> anyhow::Result<Forced> {
+    let Case { cell, from, to, fault, slow } = *case;
     let load = stage.load(Shape::demo()).await?;
     pause(Duration::from_secs(2)).await;
-    let act = LinkAct::Limit { bytes_per_s: SLOW_BYTES_PER_S };
-    let (from, to) = (format!("database-{CELL}-{DEAD}"), format!("database-{CELL}-{DR}"));
-    stage.say(&format!("$ domicile-chaos link limit {from} {to} --bytes {SLOW_BYTES_PER_S}"));
-    stage.control().link(act, &from, &to, false).await?;
-    pause(SLOW).await;
-    stage.say(&format!("$ domicile-chaos region kill {DEAD}"));
-    let killed = Clock::Machine.now();
-    stage.control().region(RegionAct::Kill, DEAD).await?;
-    let dead_edge = stage.fleet().unit(&format!("edge-{DEAD}"))?.listen();
-    load.edges().avoid(dead_edge);
+    let (primary, standby) = (format!("database-{cell}-{from}"), format!("database-{cell}-{to}"));
+    if let Some((bytes_per_s, length)) = slow {
+        stage.say(&format!("$ domicile-chaos link limit {primary} {standby} --bytes {bytes_per_s}"));
+        stage.control().link(LinkAct::Limit { bytes_per_s }, &primary, &standby, false).await?;
+        pause(length).await;
+    }
+    stage.say(&format!("$ {}", fault.command(cell, from)));
+    let struck = Clock::Machine.now();
+    fault.strike(stage.control(), stage.fleet(), cell, from).await?;
+    if let Ok(edge) = stage.fleet().unit(&format!("edge-{from}"))
+        && fault.takes_the_edge()
+    {
+        load.edges().avoid(edge.listen());
+    }
 
-    let (preview, total) = preview(stage).await?;
+    let (preview, total) = preview(stage, cell, to).await?;
     let accept = preview.consent_within(DECIDES).unwrap_or(total).to_string();
-    stage.say(&format!("$ domicile failover start {CELL} --to {DR} --force --accept-loss {accept}"));
+    stage.say(&format!("$ domicile failover start {cell} --to {to} --force --accept-loss {accept}"));
     let extra = ["--force", "--accept-loss", accept.as_str(), "--reason", "the region is gone"];
-    let started = stage.start_move(CELL, DR, &extra).await?;
+    let started = stage.start_move(cell, to, &extra).await?;
     let id = started.view.id.to_string();
     stage
         .operator()
         .follow(&id, SERVES, "the new region serves", |v| v.facts.serving_epoch.is_some())
         .await?;
-    stage.say(&format!("{DR} serves; the dead region comes back"));
+    stage.say(&format!("{to} serves; what was lost comes back"));
     pause(Duration::from_secs(2)).await;
-    stage.control().region(RegionAct::Start, DEAD).await?;
+    fault.mend(stage.control(), stage.fleet(), cell, from).await?;
+    if slow.is_some() {
+        stage.control().link(LinkAct::Heal, &primary, &standby, false).await?;
+    }
     let done =
         stage.operator().follow(&id, RETURNS, "the move is done", |v| v.status == MoveStatus::Done).await?;
     load.edges().avoid_none();
@@ -77,10 +105,10 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
     stage.must(
         missing == 0,
         &format!(
-            "the lost rows lie encrypted in {DEAD}, one file for each tenant; {missing} are missing there"
+            "the lost rows lie encrypted in {from}, one file for each tenant; {missing} are missing there"
         ),
     );
-    let cost = oracle::cost(&records, CELL, killed.as_nanos(), &stored);
+    let cost = oracle::cost(&records, cell, struck.as_nanos(), &stored);
     let forced = Forced {
         writes_acknowledged: records.iter().filter(|r| r.acknowledged()).count() as u64,
         writes_lost: lost.len() as u64,
@@ -98,13 +126,13 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
         reprotected_by: done.facts.reprotected_by.clone(),
         starts_blocked: started.blocked,
     };
-    judge(stage, &forced, &lost, report.lost(), total, fence_ms);
+    let elsewhere = lost.iter().filter(|r| r.cell != cell).count();
+    stage.must(elsewhere == 0, "only the cell that was moved lost anything");
+    judge(stage, &forced, report.lost(), total, fence_ms);
     Ok(forced)
 }
 
-fn judge(stage: &mut Stage, forced: &Forced, lost: &[&Record], listed: u64, total: u64, fence_ms: u64) {
-    stage.must(lost.iter().all(|r| r.cell == CELL), "only the cell of the dead region lost anything");
-    stage.must(forced.writes_lost > 0, &format!("{} acknowledged writes were lost", forced.writes_lost));
+fn judge(stage: &mut Stage, forced: &Forced, listed: u64, total: u64, fence_ms: u64) {
     stage.must(
         forced.listed_acknowledged == forced.writes_lost,
         &format!("{} acknowledged writes are listed, just those that are lost", forced.listed_acknowledged),
@@ -128,10 +156,10 @@ fn judge(stage: &mut Stage, forced: &Forced, lost: &[&Record], listed: u64, tota
 }
 
 /// The preview, once every part of it is known; and its sum.
-async fn preview(stage: &mut Stage) -> anyhow::Result<(LossPreview, u64)> {
-    stage.say(&format!("$ domicile failover plan {CELL} --to {DR} --force"));
+async fn preview(stage: &mut Stage, cell: &str, to: &str) -> anyhow::Result<(LossPreview, u64)> {
+    stage.say(&format!("$ domicile failover plan {cell} --to {to} --force"));
     let known = wait::eventually(SERVES, "the preview is known", || async {
-        let preview = stage.operator().plan(CELL, DR, &["--force"]).await.ok()?.preview?;
+        let preview = stage.operator().plan(cell, to, &["--force"]).await.ok()?.preview?;
         let total = preview.total()?;
         Some((preview, total))
     })

@@ -1,12 +1,12 @@
 //! The story of the product, told with real parts and measured. Each chapter fails loudly if what it tells is not true.
 
-mod failover;
+pub(crate) mod failover;
 pub mod operator;
 mod outage;
 pub mod routers;
-mod stage;
-mod summary;
-mod switchover;
+pub(crate) mod stage;
+pub(crate) mod summary;
+pub(crate) mod switchover;
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,9 +29,9 @@ const SERVING: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When any of it fails.
-pub async fn up(dir: &Path) -> anyhow::Result<FleetFile> {
+pub async fn up(dir: &Path, fence: Option<Duration>) -> anyhow::Result<FleetFile> {
     eprintln!("starting the fleet …");
-    let fleet = verbs::up(dir).await?;
+    let fleet = verbs::up(dir, fence).await?;
     let operator = Operator::new(&fleet)?;
     operator.apply(&fleet).await?;
     let ready =
@@ -89,7 +89,7 @@ async fn tell(dir: &Path, out: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(out)?;
     let stage = Stage::new();
     stage.chapter("1. A fleet in six regions, on this machine");
-    let fleet = up(dir).await?;
+    let fleet = up(dir, None).await?;
     let mut stage = stage.with(fleet)?;
     stage.operator().show(&["tenant", "list"]).await?;
     let fence_ms = routers::fence_ms(stage.fleet()).await?;

@@ -19,7 +19,9 @@ use crate::fleet::commands::Programs;
 /// A command that takes longer has hung.
 const COMMAND: Duration = Duration::from_secs(60);
 /// How long a start that checks have blocked is tried again: one that is still blocked then is no hiccup.
-const BLOCKED: Duration = Duration::from_secs(5);
+const BLOCKED: Duration = Duration::from_secs(20);
+/// Until a new standby has been sampled and everything is fine for a move.
+const READY: Duration = Duration::from_secs(90);
 /// How far apart: the samples that checks look at come once a second.
 const AGAIN: Duration = Duration::from_secs(1);
 /// `EX_TEMPFAIL` of the documented exit codes: nobody leads yet, or the registry does not answer yet.
@@ -37,11 +39,11 @@ pub struct Operator {
 
 /// A move that was started.
 #[derive(Debug)]
-pub(super) struct Started {
+pub(crate) struct Started {
     /// It.
-    pub(super) view: MoveView,
+    pub(crate) view: MoveView,
     /// How many times checks refused it before.
-    pub(super) blocked: u64,
+    pub(crate) blocked: u64,
 }
 
 /// A command that did not do what it was told.
@@ -62,7 +64,7 @@ struct Said {
 }
 
 impl Operator {
-    pub(super) fn new(fleet: &FleetFile) -> anyhow::Result<Self> {
+    pub(crate) fn new(fleet: &FleetFile) -> anyhow::Result<Self> {
         Ok(Self::with(Programs::beside_us()?.domicile, fleet))
     }
 
@@ -119,7 +121,7 @@ impl Operator {
     }
 
     /// Prints what a command prints for people.
-    pub(super) async fn show(&self, args: &[&str]) -> anyhow::Result<()> {
+    pub(crate) async fn show(&self, args: &[&str]) -> anyhow::Result<()> {
         let said = self.run(args).await?;
         if said.code != 0 {
             bail!("`domicile {}` ended with {}: {}", args.join(" "), said.code, said.err);
@@ -128,7 +130,7 @@ impl Operator {
         Ok(())
     }
 
-    pub(super) async fn apply(&self, fleet: &FleetFile) -> anyhow::Result<()> {
+    pub(crate) async fn apply(&self, fleet: &FleetFile) -> anyhow::Result<()> {
         let file = fleet.regions_toml.display().to_string();
         let report: domicile_api::views::ApplyReport = self.ask(&["--json", "apply", &file]).await?;
         eprintln!(
@@ -145,6 +147,25 @@ impl Operator {
     /// When none answers within a minute.
     pub async fn status(&self) -> anyhow::Result<Status> {
         self.ask(&["--json", "status"]).await
+    }
+
+    /// Waits until every check lets a planned move through.
+    ///
+    /// # Errors
+    /// When something still stands against it after a minute, with its reasons.
+    pub(crate) async fn until_movable(&self, cell: &str, to: &str) -> anyhow::Result<()> {
+        let passed = wait::eventually(READY, "all checks before the move pass", || async {
+            let plan = self.plan(cell, to, &[]).await.ok()?;
+            (!plan.checks.iter().any(|check| check.verdict.blocks())).then_some(())
+        });
+        let Err(late) = passed.await else { return Ok(()) };
+        let mut blocking = String::new();
+        if let Ok(plan) = self.plan(cell, to, &[]).await {
+            for check in plan.checks.iter().filter(|c| c.verdict.blocks()) {
+                blocking.push_str(&format!("\n  {}: {}", check.name, check.why));
+            }
+        }
+        bail!("{cell} to {to}: {late}{blocking}")
     }
 
     /// The plan of a move; `extra` as on the command line.
@@ -167,7 +188,7 @@ impl Operator {
     }
 
     /// As [`Operator::start`], but tells `say` what blocks, each reason once.
-    pub(super) async fn start_telling(
+    pub(crate) async fn start_telling(
         &self,
         cell: &str,
         to: &str,
@@ -215,7 +236,7 @@ impl Operator {
     }
 
     /// Follows a move until `there`, and fails when it ends otherwise.
-    pub(super) async fn follow(
+    pub(crate) async fn follow(
         &self,
         id: &str,
         within: Duration,

@@ -13,7 +13,7 @@ fn http() -> reqwest::Client {
 }
 
 /// Requests that waited for a move, all routers together. A router that does not answer counts as zero: it is dead.
-pub(super) async fn held(fleet: &FleetFile) -> u64 {
+pub(crate) async fn held(fleet: &FleetFile) -> u64 {
     let http = http();
     let mut sum = 0;
     for router in fleet.units.iter().filter(|u| matches!(u.kind, Kind::Gate | Kind::Edge)) {
@@ -30,12 +30,12 @@ fn counter(text: &str, name: &str) -> u64 {
 }
 
 /// Whether each edge serves every tenant: an encounter that nobody wrote is the application's own 404.
-pub(super) async fn every_tenant_is_served(fleet: &FleetFile) -> bool {
+pub(crate) async fn every_tenant_is_served(fleet: &FleetFile) -> bool {
     unserved(fleet).await.is_empty()
 }
 
 /// The tenants that an edge does not serve, and why.
-pub(super) async fn unserved(fleet: &FleetFile) -> Vec<String> {
+pub(crate) async fn unserved(fleet: &FleetFile) -> Vec<String> {
     let http = http();
     let mut bad = Vec::new();
     for edge in fleet.units.iter().filter(|u| u.kind == Kind::Edge) {

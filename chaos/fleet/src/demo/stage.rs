@@ -16,7 +16,7 @@ use crate::oracle::{self, Stored};
 
 /// The stage.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Stage {
     began: BootTime,
     bar: ProgressBar,
     play: Option<Play>,
@@ -33,7 +33,7 @@ struct Play {
 }
 
 impl Stage {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
@@ -49,7 +49,7 @@ impl Stage {
     }
 
     /// With a running fleet.
-    pub(super) fn with(mut self, fleet: FleetFile) -> anyhow::Result<Self> {
+    pub(crate) fn with(mut self, fleet: FleetFile) -> anyhow::Result<Self> {
         self.play = Some(Play { operator: Operator::new(&fleet)?, control: Control::new(&fleet)?, fleet });
         Ok(self)
     }
@@ -59,25 +59,25 @@ impl Stage {
         self.play.as_ref().expect("the fleet is up before the first chapter that asks for it")
     }
 
-    pub(super) fn fleet(&self) -> &FleetFile {
+    pub(crate) fn fleet(&self) -> &FleetFile {
         &self.play().fleet
     }
 
-    pub(super) fn operator(&self) -> &Operator {
+    pub(crate) fn operator(&self) -> &Operator {
         &self.play().operator
     }
 
-    pub(super) fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         &self.play().control
     }
 
     /// A heading.
-    pub(super) fn chapter(&self, title: &str) {
+    pub(crate) fn chapter(&self, title: &str) {
         self.bar.suspend(|| eprintln!("\n== {title}"));
     }
 
     /// What happens now.
-    pub(super) fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         let at = Clock::Machine.now().since(self.began).as_secs_f64();
         self.bar.suspend(|| eprintln!("[{at:6.1} s] {text}"));
         self.bar.set_message(text.to_owned());
@@ -85,7 +85,7 @@ impl Stage {
     }
 
     /// Something that must be true. If it is not, the story goes on and the demo fails at its end.
-    pub(super) fn must(&mut self, holds: bool, what: &str) {
+    pub(crate) fn must(&mut self, holds: bool, what: &str) {
         if holds {
             self.say(&format!("  ok: {what}"));
         } else {
@@ -95,12 +95,12 @@ impl Stage {
     }
 
     /// Starts a move as the operator; what blocks it meanwhile is said.
-    pub(super) async fn start_move(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<Started> {
+    pub(crate) async fn start_move(&self, cell: &str, to: &str, extra: &[&str]) -> anyhow::Result<Started> {
         self.operator().start_telling(cell, to, extra, |line| self.say(line)).await
     }
 
     /// Starts users.
-    pub(super) async fn load(&mut self, shape: Shape) -> anyhow::Result<Load> {
+    pub(crate) async fn load(&mut self, shape: Shape) -> anyhow::Result<Load> {
         self.runs += 1;
         let run = format!("run{}", self.runs);
         let edges: Vec<_> = self
@@ -114,14 +114,14 @@ impl Stage {
     }
 
     /// Ends users and remembers what they saw.
-    pub(super) async fn unload(&mut self, load: Load) -> Vec<Record> {
+    pub(crate) async fn unload(&mut self, load: Load) -> Vec<Record> {
         let records = load.finish().await;
         self.records.extend(records.iter().cloned());
         records
     }
 
     /// What all databases that serve hold now, asked directly.
-    pub(super) async fn stored(&self) -> anyhow::Result<Stored> {
+    pub(crate) async fn stored(&self) -> anyhow::Result<Stored> {
         let mut all = Stored::new();
         for cell in self.operator().status().await?.cells {
             let region = cell.holder.with_context(|| format!("nobody holds cell {}", cell.id))?;
@@ -130,20 +130,30 @@ impl Stage {
         Ok(all)
     }
 
+    /// Everything that users saw so far.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// What was promised and did not hold.
+    pub(crate) fn broken(&self) -> &[String] {
+        &self.broken
+    }
+
     /// Says how many requests failed, and as what.
-    pub(super) fn tell_failures(&self, records: &[Record]) {
+    pub(crate) fn tell_failures(&self, records: &[Record]) {
         for line in oracle::failures(records) {
             self.say(&format!("  failed: {line}"));
         }
     }
 
     /// Requests that waited for a move, by the routers' own count.
-    pub(super) async fn held(&self) -> u64 {
+    pub(crate) async fn held(&self) -> u64 {
         routers::held(self.fleet()).await
     }
 
     /// *One writer* and no surprise, over everything that was acknowledged in the whole story.
-    pub(super) fn check_all_epochs(&mut self) {
+    pub(crate) fn check_all_epochs(&mut self) {
         let judged = oracle::check_one_writer(&self.records);
         let what = match &judged {
             Ok(()) => "one writer: every cell's epochs acknowledged in order".to_owned(),
@@ -153,7 +163,7 @@ impl Stage {
     }
 
     /// The end.
-    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+    pub(crate) fn verdict(&self) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
         if self.broken.is_empty() {
             let took = Clock::Machine.now().since(self.began).as_secs();

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use domicile_api::moves::{LogEntry, LogEvent, MoveStatus};
-use domicile_chaos_kit::wait;
 use domicile_model::clock::pause;
 
 use super::stage::Stage;
@@ -16,22 +15,35 @@ pub(super) const HOME: &str = "us-east-1";
 pub(super) const DR: &str = "us-west-2";
 /// How long a planned move may take, re-protection included.
 const MOVE: Duration = Duration::from_secs(90);
-/// Until a new standby has been sampled and everything is fine for a move.
-const READY: Duration = Duration::from_secs(60);
 
 pub(super) async fn tell(stage: &mut Stage) -> anyhow::Result<(Planned, Planned)> {
-    let there = one_way(stage, DR).await?;
-    let back = one_way(stage, HOME).await?;
+    let there = told(stage, DR).await?;
+    let back = told(stage, HOME).await?;
     Ok((there, back))
 }
 
-async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
-    ready(stage, CELL, to).await?;
-    let load = stage.load(Shape { uploads: Some(CELL.to_owned()), ..Shape::demo() }).await?;
+async fn told(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
+    let planned = one_way(stage, CELL, to, Duration::from_secs(2)).await?;
+    let (held, across) = (planned.requests_held, planned.uploads_across_the_pause);
+    stage.must(held > 0, &format!("{held} requests were held, so the move was felt and forgiven"));
+    stage.must(across > 0, "an upload that spanned the pause arrived whole");
+    Ok(planned)
+}
+
+/// One planned move under load, uploads of the cell's own tenant among it; the load begins `around` before it and ends
+/// `around` after it.
+pub(crate) async fn one_way(
+    stage: &mut Stage,
+    cell: &str,
+    to: &str,
+    around: Duration,
+) -> anyhow::Result<Planned> {
+    stage.operator().until_movable(cell, to).await?;
+    let load = stage.load(Shape { uploads: Some(cell.to_owned()), ..Shape::demo() }).await?;
     let held_before = stage.held().await;
-    pause(Duration::from_secs(2)).await;
-    stage.say(&format!("$ domicile failover start {CELL} --to {to}"));
-    let started = stage.start_move(CELL, to, &[]).await?;
+    pause(around).await;
+    stage.say(&format!("$ domicile failover start {cell} --to {to}"));
+    let started = stage.start_move(cell, to, &[]).await?;
     let id = started.view.id.to_string();
     let done = stage
         .operator()
@@ -39,19 +51,17 @@ async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
         .await?;
     stage.say(&format!("done; production runs from {to}, and the other side follows it again"));
     // Some time in the new region: it must not only be reached, it must carry.
-    pause(Duration::from_secs(2)).await;
+    pause(around).await;
     let held = stage.held().await - held_before;
     let records = stage.unload(load).await;
     let stored = stage.stored().await?;
     let lost = oracle::lost(&records, &stored).len() as u64;
-    let numbers = oracle::numbers(&records, CELL);
-    let across = uploads_across_the_pause(&records);
+    let numbers = oracle::numbers(&records, cell);
+    let across = uploads_across_the_pause(&records, cell);
     stage.tell_failures(&records);
     stage.must(numbers.requests_failed == 0, &format!("of {} requests none failed", numbers.requests));
     stage.must(lost == 0, &format!("of {} acknowledged writes none is lost", numbers.writes_acknowledged));
-    stage.must(held > 0, &format!("{held} requests were held, so the move was felt and forgiven"));
-    stage.must(across > 0, "an upload that spanned the pause arrived whole");
-    answers_name(stage, &records, to, done.facts.serving_epoch.map_or(u64::MAX, |e| e.0)).await?;
+    answers_name(stage, &records, cell, to, done.facts.serving_epoch.map_or(u64::MAX, |e| e.0)).await?;
     Ok(Planned {
         requests: numbers.requests,
         requests_failed: numbers.requests_failed,
@@ -66,6 +76,7 @@ async fn one_way(stage: &mut Stage, to: &str) -> anyhow::Result<Planned> {
         starts_blocked: started.blocked,
         hold_ms: hold_ms(&done.log),
         closed_ms: done.facts.closed_ms,
+        write_pauses_ms: oracle::pauses(&records, cell),
     })
 }
 
@@ -77,32 +88,18 @@ fn hold_ms(log: &[LogEntry]) -> Option<u64> {
     u64::try_from(held.as_millis()).ok()
 }
 
-/// Waits until a planned move of the cell would be let through.
-pub(super) async fn ready(stage: &Stage, cell: &str, to: &str) -> anyhow::Result<()> {
-    let mut blocking = String::new();
-    let passed = wait::eventually(READY, "all checks before the move pass", || async {
-        let plan = stage.operator().plan(cell, to, &[]).await.ok()?;
-        let bad: Vec<String> =
-            plan.checks.into_iter().filter(|c| c.verdict.blocks()).map(|c| c.why).collect();
-        Some(bad).filter(Vec::is_empty)
-    })
-    .await;
-    if passed.is_err()
-        && let Ok(plan) = stage.operator().plan(cell, to, &[]).await
-    {
-        for check in plan.checks.iter().filter(|c| c.verdict.blocks()) {
-            blocking.push_str(&format!("\n  {}: {}", check.name, check.why));
-        }
-    }
-    passed.map(|_| ()).map_err(|late| anyhow::anyhow!("{cell} to {to}: {late}{blocking}"))
-}
-
 /// The answers of the new epoch must name the new region's own database, as that says itself.
-async fn answers_name(stage: &mut Stage, records: &[Record], region: &str, epoch: u64) -> anyhow::Result<()> {
-    let (system_id, timeline) = oracle::identity(stage.fleet().database(CELL, region)?).await?;
+async fn answers_name(
+    stage: &mut Stage,
+    records: &[Record],
+    cell: &str,
+    region: &str,
+    epoch: u64,
+) -> anyhow::Result<()> {
+    let (system_id, timeline) = oracle::identity(stage.fleet().database(cell, region)?).await?;
     let new: Vec<_> = records
         .iter()
-        .filter(|r| r.cell == CELL)
+        .filter(|r| r.cell == cell)
         .filter_map(Record::answer)
         .filter(|a| a.epoch >= epoch)
         .collect();
@@ -114,11 +111,11 @@ async fn answers_name(stage: &mut Stage, records: &[Record], region: &str, epoch
 }
 
 /// Acknowledged uploads that were under way during the writers' longest gap.
-fn uploads_across_the_pause(records: &[Record]) -> u64 {
+fn uploads_across_the_pause(records: &[Record], cell: &str) -> u64 {
     let mut longest = (0, 0);
     let writers: std::collections::BTreeSet<_> = records.iter().filter_map(|r| r.writer).collect();
     for writer in writers {
-        let mine = records.iter().filter(|r| r.cell == CELL && r.writer == Some(writer) && r.acknowledged());
+        let mine = records.iter().filter(|r| r.cell == cell && r.writer == Some(writer) && r.acknowledged());
         let mut ended: Vec<u64> = mine.map(|r| r.ended).collect();
         ended.sort_unstable();
         for pair in ended.windows(2) {

@@ -104,6 +104,11 @@ pub fn spec(
             .arg(layout.home.join("secrets").join("tokens"))
             // The story moves a cell there and back within seconds.
             .args(["--min-interval", "0s"])
+            .args(
+                plan.fence
+                    .iter()
+                    .flat_map(|fence| ["--fence".to_owned(), format!("{}ms", fence.as_millis())]),
+            )
             .args(["--agent-secret", &layout.secret("agent").to_string(), "--links", &links]),
         Kind::Agent => Spec::new(name, &programs.domicile, &logs)
             .arg("agent")

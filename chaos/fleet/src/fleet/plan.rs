@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use domicile_model::{Fleet, HostPattern, Tenant};
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,8 @@ pub struct Plan {
     pub fleet: Fleet,
     /// Everything that runs, in the order of its start.
     pub units: Vec<Unit>,
+    /// FENCE of the fleet, if not the product's own.
+    pub fence: Option<Duration>,
 }
 
 impl Plan {
@@ -175,7 +178,7 @@ impl Plan {
         for region in EDGE_REGIONS {
             add(Kind::Edge, region, None)?;
         }
-        Ok(Self { fleet, units })
+        Ok(Self { fleet, units, fence: None })
     }
 
     /// A unit by name.

@@ -9,6 +9,7 @@ mod units;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use domicile_chaos_kit::{ports, proc};
@@ -39,13 +40,13 @@ pub fn failure_file(dir: &Path) -> PathBuf {
     dir.join("failed.txt")
 }
 
-/// Runs the fleet until it is told to end.
+/// Runs the fleet until it is told to end. `fence`: its FENCE, if not the product's own.
 ///
 /// # Errors
 /// When the fleet can't be started; what had been started is ended.
-pub async fn run(dir: &Path) -> anyhow::Result<()> {
+pub async fn run(dir: &Path, fence: Option<Duration>) -> anyhow::Result<()> {
     let layout = Layout::create(dir)?;
-    let result = run_in(dir, &layout).await;
+    let result = run_in(dir, &layout, fence).await;
     // Whoever we were parent to by then, PostgreSQL servers that lost their agents included.
     proc::kill_trees(&proc::descendants(std::process::id()));
     layout.remove();
@@ -57,11 +58,11 @@ pub async fn run(dir: &Path) -> anyhow::Result<()> {
     result
 }
 
-async fn run_in(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
+async fn run_in(dir: &Path, layout: &Layout, fence: Option<Duration>) -> anyhow::Result<()> {
     become_supervisor();
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let plan = Plan::new(example::fleet()?, ports::free_address)?;
+    let plan = Plan { fence, ..Plan::new(example::fleet()?, ports::free_address)? };
     files::write_secrets(layout)?;
     std::fs::write(layout.regions_toml(), example::on_this_machine(&plan, layout)?)?;
     let links = Links::start(&plan, layout).await?;

@@ -6,6 +6,7 @@
 //! wait of a forced move and the fence of a deposed leader in `controlplane/engine/src/tests`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what goes wrong in a test shall stop it")]
 
+mod course;
 mod cut;
 mod gate;
 mod late;

@@ -46,7 +46,9 @@ fn a_move_is_ended_however_late_the_next_leader_comes() {
             }
             for point in [Point::BeforeEffect, Point::AfterEffect] {
                 let (ended, view) = simulate(taken_up_late(kind, step, point, Sabotage::default()));
-                assert_ne!(ended, Ended::Stuck, "{kind:?} {step} {point:?} {view}");
+                // Who comes late has no samples: how much a forced move would lose is for a person to accept.
+                let asks = view.contains("an unknown number of transactions would be lost");
+                assert!(ended != Ended::Stuck || asks, "{kind:?} {step} {point:?} {view}");
             }
         }
     }
