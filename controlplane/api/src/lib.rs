@@ -2,6 +2,7 @@
 //! the OpenAPI document all use these.
 
 pub mod agent;
+pub mod archive;
 pub mod moves;
 pub mod problem;
 pub mod views;

@@ -67,10 +67,11 @@ pub enum Finding {
 ///
 /// # Errors
 /// The first thing that does not hold.
-pub fn verify(archive: &Directory, keys: &Keyring, expected: Option<(&str, End)>) -> Result<Report, Finding> {
+pub fn verify(archive: &Directory, keys: &Keyring, expected: Option<End>) -> Result<Report, Finding> {
     let numbers = archive.list()?;
-    let last = numbers.last().copied().unwrap_or(0).max(expected.map_or(0, |(_, end)| end.segment));
-    let mut chain: Option<String> = expected.map(|(chain, _)| chain.to_owned());
+    let last = numbers.last().copied().unwrap_or(0).max(expected.map_or(0, |end| end.segment));
+    // By the first seal. The first link names it too, so a known head is of one chain only.
+    let mut chain: Option<String> = None;
     let mut report = Report { chain: None, end: None, beyond: Vec::new() };
     for n in 1..=last {
         let path = archive.path(n);
@@ -83,8 +84,8 @@ pub fn verify(archive: &Directory, keys: &Keyring, expected: Option<(&str, End)>
         report.end = Some(End { segment: n, head });
         report.chain = Some(chain.clone());
         match expected {
-            Some((_, expected)) if n > expected.segment => report.beyond.push(n),
-            Some((_, expected)) if n == expected.segment && expected.head != head => {
+            Some(expected) if n > expected.segment => report.beyond.push(n),
+            Some(expected) if n == expected.segment && expected.head != head => {
                 let found = Box::new(End { segment: n, head });
                 return Err(Finding::End { expected: Box::new(expected), found });
             }

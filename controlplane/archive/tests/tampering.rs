@@ -46,7 +46,7 @@ fn copy() -> Copy {
 
 impl Copy {
     fn check(&self) -> Result<Option<End>, Finding> {
-        verify(&self.archive, &self.ring, Some((CHAIN, self.end))).map(|report| report.end)
+        verify(&self.archive, &self.ring, Some(self.end)).map(|report| report.end)
     }
 
     fn names(&self, segment: u64) {

@@ -72,6 +72,9 @@ pub enum Command {
     /// Windows in which no planned move starts.
     #[command(subcommand)]
     Freeze(FreezeVerb),
+    /// What has left the registry: finished moves, old audit entries and old versions.
+    #[command(subcommand)]
+    Archive(ArchiveVerb),
     /// Run a control plane.
     Serve(Box<ServeArgs>),
     /// Run the agent beside a PostgreSQL.
@@ -327,6 +330,31 @@ pub enum LossesVerb {
     },
 }
 
+/// `domicile archive …`.
+#[derive(Debug, Subcommand)]
+pub enum ArchiveVerb {
+    /// How far the archive reaches, who holds a copy, and what holds it up.
+    Status,
+    /// Let what may leave the registry leave it now, not at the leader's next pass within a minute.
+    Run {
+        /// Say how much may leave, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check a copy offline: no segment missing, every digest, every signature.
+    Verify {
+        /// The copy: what `serve` was given as --archive-dir.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The public keys that count [default: keys.toml beside the segments]
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// The registry's head, as `archive status` shows it: without it a missing end is not noticed.
+        #[arg(long, value_name = "SEGMENT:LINK:DIGEST")]
+        head: Option<String>,
+    },
+}
+
 /// `domicile freeze …`.
 #[derive(Debug, Subcommand)]
 pub enum FreezeVerb {
@@ -453,6 +481,20 @@ pub struct ServeArgs {
     /// routers, at most half of the quota].
     #[arg(long, value_name = "BYTES")]
     pub registry_reserve_bytes: Option<u64>,
+    /// A directory of this control plane's own, into which finished moves, old audit entries and old versions leave etcd:
+    /// sealed, chained, and copied to the other control planes. Without it nothing leaves.
+    #[arg(long)]
+    pub archive_dir: Option<PathBuf>,
+    /// So many of the newest stay in etcd: finished moves of each cell, versions of each thing, audit entries in all.
+    #[arg(long, default_value_t = 20, requires = "archive_dir", value_name = "N")]
+    pub archive_keep: usize,
+    /// Whatever is younger stays in etcd, such as 36h or 7d.
+    #[arg(long, default_value = "7d", value_parser = long_duration, requires = "archive_dir")]
+    pub archive_age: Duration,
+    /// How many control planes must hold a segment before its keys leave etcd [default: 2 once another control plane has
+    /// ever kept a copy, else 1].
+    #[arg(long, requires = "archive_dir", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub archive_copies: Option<u16>,
     /// How long etcd's history is kept before the leader compacts it; 0s if something else does.
     #[arg(long, default_value = "5m", value_parser = duration_or_none)]
     pub registry_history: Duration,
@@ -487,6 +529,20 @@ fn name(text: &str) -> Result<String, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:7400".into())
+}
+
+fn long_duration(text: &str) -> Result<Duration, String> {
+    let rule = "write a length of time from 1s to 3650d, such as 36h or 7d";
+    let whole = |digits: &str, seconds: u64| {
+        digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+    };
+    let length = match text.strip_suffix('d') {
+        Some(days) => whole(days, 86_400),
+        None => text.parse().ok().and_then(|parsed: jiff::SignedDuration| Duration::try_from(parsed).ok()),
+    };
+    length
+        .filter(|l| (Duration::from_secs(1)..=Duration::from_secs(3_650 * 86_400)).contains(l))
+        .ok_or_else(|| rule.to_owned())
 }
 
 fn duration_or_none(text: &str) -> Result<Duration, String> {

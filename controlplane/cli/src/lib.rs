@@ -4,6 +4,7 @@
 //! this crate needs neither store nor database. Data goes to stdout, talk to stderr; exit codes are [`exit::Exit`].
 
 pub mod apply;
+pub mod archive;
 pub mod args;
 mod asking;
 pub mod cell;
@@ -27,8 +28,8 @@ use clap::error::ErrorKind;
 use domicile_api::moves::{ReasonRequest, RetryRequest};
 
 use args::{
-    AgentArgs, CellVerb, Cli, Command, FailoverVerb, LossesVerb, RegionVerb, ServeArgs, ServiceArgs,
-    SuperviseArgs, TenantVerb,
+    AgentArgs, ArchiveVerb, CellVerb, Cli, Command, FailoverVerb, LossesVerb, RegionVerb, ServeArgs,
+    ServiceArgs, SuperviseArgs, TenantVerb,
 };
 use client::Client;
 use exit::Exit;
@@ -90,6 +91,9 @@ async fn dispatch(cli: &Cli, out: &mut Out) -> Result<Exit, Failure> {
         Command::ExitCodes => return exit_codes::run(out),
         Command::Losses(LossesVerb::Decrypt { file, key }) => return losses::decrypt(file, key, out),
         Command::Losses(LossesVerb::Keygen { file }) => return losses::keygen(file, out),
+        Command::Archive(ArchiveVerb::Verify { dir, keys, head }) => {
+            return archive::verify::run(dir, keys.as_deref(), head.as_deref(), out);
+        }
         _ => {}
     }
     let client = Client::new(&cli.global)?;
@@ -128,12 +132,15 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,
         Command::Failover(verb) => failover(verb, client, out).await,
         Command::Freeze(verb) => freeze::run(verb, client, out).await,
+        Command::Archive(ArchiveVerb::Status) => archive::status::run(client, out).await,
+        Command::Archive(ArchiveVerb::Run { dry_run }) => archive::run::run(*dry_run, client, out).await,
         Command::Losses(LossesVerb::Locate { id, tenant, reason, .. }) => {
             losses::locate(*id, tenant.as_ref(), reason, client, out).await
         }
         Command::Check { .. }
         | Command::ExitCodes
         | Command::Losses(_)
+        | Command::Archive(ArchiveVerb::Verify { .. })
         | Command::Serve(_)
         | Command::Agent(_)
         | Command::AgentSupervise(_) => {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_cli::args::ServeArgs;
 use domicile_cli::exit::Exit;
@@ -11,9 +12,9 @@ use domicile_model::SecretRef;
 use domicile_model::clock::Clock;
 use domicile_model::links::AddressMap;
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
-use domicile_server::room;
 use domicile_server::serve::{constants, options};
 use domicile_server::{CancellationToken, Config, Limits, Operators, ServeError, Server, chain};
+use domicile_server::{archive, room};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
 
 use crate::logs;
@@ -74,6 +75,14 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
         lease: args.lease,
         links,
         options,
+        archive: args.archive_dir.as_ref().map(|dir| archive::Settings {
+            dir: dir.clone(),
+            keep: archive::Keep { newest: args.archive_keep, age: args.archive_age },
+            copies: args.archive_copies.map(usize::from),
+            every: Duration::from_secs(60),
+            patience: Duration::from_secs(10),
+            sabotage: archive::Sabotage::None,
+        }),
         room: room::Settings { history: (!args.registry_history.is_zero()).then_some(args.registry_history) },
     };
     Ok(Plan { config, registry, secret })
@@ -120,13 +129,16 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 fn failed(error: &ServeError) -> Failure {
     let exit = match error {
         ServeError::Constants(_) | ServeError::Lease(_) => Exit::Usage,
-        ServeError::Listen { .. } => Exit::Io,
+        ServeError::Listen { .. } | ServeError::Archive(_) => Exit::Io,
         ServeError::Start(_) => Exit::Internal,
     };
     let hint = match error {
         ServeError::Constants(_) => "the usual value is 10s",
         ServeError::Lease(_) => "the usual value is 3s: how long a dead leader is waited for",
         ServeError::Listen { .. } => "choose another --listen, or stop what is there (`ss -ltnp` names it)",
+        ServeError::Archive(_) => {
+            "name a directory that only this process writes to, and keep its key: see the error"
+        }
         ServeError::Start(_) => "this is a bug: report it with this sentence",
     };
     Failure::new(exit, chain(error)).hint(hint)

@@ -58,6 +58,8 @@ pub struct App {
     pub http: reqwest::Client,
     /// Counts.
     pub metrics: Metrics,
+    /// This control plane's copy of what has left the registry.
+    pub archive: Option<Arc<crate::archive::Archive>>,
     /// How full the registry is.
     pub room: room::Keeper,
     /// How long the registry's history is kept; none: somebody else forgets it.

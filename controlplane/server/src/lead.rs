@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Led};
+use crate::archive::pass;
 use crate::causes::chain;
 use crate::reconcile;
 use crate::room;
@@ -121,6 +122,7 @@ async fn govern(
         end = &mut moves => Some(end),
         () = reconcile::run(app, &led) => None,
         () = room::forget(app) => None,
+        () = pass::run(app, &led) => None,
     };
     // First nobody here is told any more that this one leads, then the work stops.
     leading.send_replace(None);

@@ -6,6 +6,7 @@
 mod agents;
 pub mod app;
 pub mod apply;
+pub mod archive;
 pub mod audit;
 mod causes;
 pub mod current;

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub room: RoomMetrics,
     /// What differs between registry and reality.
     pub drift: DriftMetrics,
+    /// How the archive stands.
+    pub archive: crate::archive::ArchiveMetrics,
 }
 
 impl Metrics {
@@ -59,6 +61,7 @@ impl Metrics {
         registry.register(Box::new(forwarded.clone()))?;
         let room = RoomMetrics::new(&registry)?;
         let drift = DriftMetrics::new(&registry)?;
+        let archive = crate::archive::ArchiveMetrics::new(&registry)?;
         Ok(Self {
             registry,
             leading,
@@ -70,6 +73,7 @@ impl Metrics {
             tokens_broken,
             room,
             drift,
+            archive,
         })
     }
 

@@ -22,7 +22,7 @@ use crate::lead::{self, Ambition};
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::roster::{self, Roster};
-use crate::{http, room, samples};
+use crate::{archive, http, room, samples};
 
 /// Longest wait for open requests when stopping.
 const CLOSE: Duration = Duration::from_secs(3);
@@ -56,6 +56,8 @@ pub struct Config {
     pub options: Options,
     /// How the registry's room is kept.
     pub room: room::Settings,
+    /// The archive of what leaves the registry; none: nothing does.
+    pub archive: Option<archive::Settings>,
 }
 
 /// Why a control plane does not start, or ends.
@@ -75,6 +77,9 @@ pub enum ServeError {
     /// A client or the counts could not be made.
     #[error("control plane can't start: {0}")]
     Start(String),
+    /// The copy of the archive can't be kept.
+    #[error("--archive-dir")]
+    Archive(#[source] domicile_archive::ArchiveError),
     /// The fence constants would stop healthy cells.
     #[error("--fence: {0}")]
     Constants(&'static str),
@@ -150,6 +155,9 @@ impl Server {
         let client =
             reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).pool_max_idle_per_host(0).build();
         let engine = Engine::new(Arc::clone(&store), databases, clock.clone(), config.options);
+        let advertised = config.advertise.unwrap_or(address);
+        let copy = config.archive.map(|settings| archive::Archive::open(settings, advertised)).transpose();
+        let copy = copy.map_err(ServeError::Archive)?;
         let keeper = room::Keeper::new(Arc::clone(&engine), clock.clone());
         let (leading, led) = watch::channel(None);
         let app = Arc::new(App {
@@ -166,6 +174,7 @@ impl Server {
             looked: Mutex::new(Looked::default()),
             links: config.links,
             room: keeper,
+            archive: copy.map(Arc::new),
             history: config.room.history,
             http: client.map_err(|e| ServeError::Start(e.to_string()))?,
             metrics: Metrics::new().map_err(|e| ServeError::Start(e.to_string()))?,
@@ -197,6 +206,7 @@ impl Server {
             tokio::select! {
                 () = samples::run(&app) => {}
                 () = room::run(&app) => {}
+                () = archive::copies::follow(&app) => {}
                 () = roster::follow(&app, tokens) => {}
                 () = lead::run(&app, &ambition, &leading, &cancel) => {}
             }

@@ -1,5 +1,6 @@
 //! The HTTP API: reads are answered by every control plane, changes by the leader.
 
+mod archive;
 mod auth;
 mod brakes;
 mod fleet;
@@ -40,6 +41,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(app), room::leave_room));
     let changes = ordinary
         .route("/v1/apply", post(fleet::apply))
+        .route("/v1/archive", post(archive::run))
         .route("/v1/moves", post(moves::start))
         .route("/v1/cells/{id}/close", post(service::close))
         .route("/v1/cells/{id}/open", post(service::open))
@@ -72,6 +74,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(app), fleet::seen));
     // Of these each answer is one linearizable read: it is as new as can be, or there is none.
     let reads = Router::new()
+        .route("/v1/archive", get(archive::status))
         .route("/v1/moves", get(moves::list))
         .route("/v1/moves/plan", post(moves::plan))
         .route("/v1/moves/{id}", get(moves::show))
@@ -81,6 +84,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         changes.merge(seen).merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
     Router::new()
         .merge(known)
+        .route("/v1/archive/segments/{n}", get(archive::segment))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

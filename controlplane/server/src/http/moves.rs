@@ -21,7 +21,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
+use crate::archive::read;
 use crate::audit::AuditEntry;
+use crate::http::archive;
 use crate::http::brakes::reason;
 use crate::http::input;
 use crate::http::problem::{Refusal, bad, missing, no_leader};
@@ -45,21 +47,31 @@ pub(crate) async fn plan(State(app): State<Arc<App>>, body: Body) -> Result<Json
     Ok(Json(app.engine.plan(&request).await?))
 }
 
-pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<MoveView>>, Refusal> {
-    let mut moves = app.engine.list().await?;
-    moves.sort_by_key(|m| std::cmp::Reverse(m.created));
-    Ok(Json(moves))
+/// Those in the registry, and the newest that have left it.
+pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    if let Some(answer) = archive::elsewhere(&app, &headers, "/v1/moves").await {
+        return Ok(answer);
+    }
+    Ok(Json(read::list(&app).await?).into_response())
 }
 
 pub(crate) async fn view(app: &App, id: MoveId) -> Result<MoveView, Refusal> {
-    app.engine.view(id).await?.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
+    read::find(app, id).await?.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
 }
 
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
+    headers: HeaderMap,
     Path(text): Path<String>,
-) -> Result<Json<MoveView>, Refusal> {
-    Ok(Json(view(&app, id(&text)?).await?))
+) -> Result<Response, Refusal> {
+    let id = id(&text)?;
+    if let Some(found) = read::find(&app, id).await? {
+        return Ok(Json(found).into_response());
+    }
+    match archive::elsewhere(&app, &headers, &format!("/v1/moves/{id}")).await {
+        Some(answer) => Ok(answer),
+        None => Err(missing("move", &text, "failover list")),
+    }
 }
 
 /// On the leader only: followers have passed it on.
@@ -78,7 +90,8 @@ pub(crate) async fn start(
     // Its own task: a client that hangs up does not leave it half done.
     let task = tokio::spawn(async move {
         let _turn = app.changes.lock().await;
-        if let Some(known) = app.engine.view(id).await? {
+        // Also one that has left the registry: its key stands for it for ever.
+        if let Some(known) = read::find(&app, id).await? {
             return same(&request, known);
         }
         let audit = AuditEntry::now(&by.0, &app.name, "start-move", vec![describe(&request, id)]).write();

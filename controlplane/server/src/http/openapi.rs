@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 30] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 32] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -38,6 +38,8 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 30] = [
         "Brings the registry to what a regions.toml says. Moves nothing.",
         Some("ApplyRequest"),
     ),
+    ("get", "/v1/archive", "What has left the registry, and who holds it.", None),
+    ("post", "/v1/archive", "Lets what may leave the registry leave it now.", Some("ArchiveRequest")),
     ("post", "/v1/moves/plan", "What a move would do. Changes nothing.", Some("MoveRequest")),
     ("post", "/v1/moves", "Starts a move. Safe to repeat with an Idempotency-Key.", Some("MoveRequest")),
     ("get", "/v1/moves", "All moves, newest first.", None),
@@ -152,6 +154,7 @@ fn schemas() -> Value {
             "required": ["file", "text"],
             "properties": { "file": text, "text": text, "dry_run": flag, "prune": flag },
         },
+        "ArchiveRequest": { "type": "object", "properties": { "dry_run": flag } },
         "MoveRequest": {
             "type": "object",
             "required": ["cell", "to"],
@@ -246,6 +249,10 @@ mod tests {
                     .unwrap(),
             ),
             ("ApproveRequest", serde_json::to_value(approve).unwrap()),
+            (
+                "ArchiveRequest",
+                serde_json::to_value(domicile_api::archive::ArchiveRequest::default()).unwrap(),
+            ),
             ("TrustRequest", serde_json::to_value(trust).unwrap()),
             (
                 "LocateRequest",

@@ -89,7 +89,7 @@ async fn serve(
     // Its own task: a client that hangs up does not leave it half done.
     let task = tokio::spawn(async move {
         let _turn = app.changes.lock().await;
-        if let Some(known) = app.engine.view(id).await? {
+        if let Some(known) = crate::archive::read::find(&app, id).await? {
             return same(&wanted, known);
         }
         let (action, what) = wanted.told(id);

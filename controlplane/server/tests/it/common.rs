@@ -208,6 +208,8 @@ pub(crate) struct Special {
     pub(crate) reserve: Option<u64>,
     /// How the registry's room is kept.
     pub(crate) room: domicile_server::room::Settings,
+    /// Its copy of the archive.
+    pub(crate) archive: Option<domicile_server::archive::Settings>,
 }
 
 /// A running control plane.
@@ -224,7 +226,7 @@ impl Plane {
 
     /// One that is special.
     pub(crate) async fn start_with(name: &str, store: Arc<MemoryStore>, special: Special) -> Self {
-        let Special { limits, tokens, obstinate, reserve, room } = special;
+        let Special { limits, tokens, obstinate, reserve, room, archive } = special;
         let operators = match &tokens {
             Some(file) => Operators::load(file).unwrap(),
             None => Operators::parse(Path::new("tokens"), &operator("ann", TOKEN)).unwrap(),
@@ -248,6 +250,7 @@ impl Plane {
             links: AddressMap::default(),
             options,
             room,
+            archive,
         };
         let server = Server::bind(config, store, Arc::new(Idle { obstinate }), Clock::Machine).await.unwrap();
         let address = server.address();

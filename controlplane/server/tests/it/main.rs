@@ -5,6 +5,7 @@
 mod agents;
 mod api;
 mod approvals;
+mod archive;
 mod brakes;
 mod common;
 mod doors;

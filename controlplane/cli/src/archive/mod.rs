@@ -1,0 +1,5 @@
+//! `domicile archive …`
+
+pub mod run;
+pub mod status;
+pub mod verify;
