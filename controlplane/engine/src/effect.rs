@@ -136,7 +136,8 @@ impl Run {
     ) -> Result<(), Halt> {
         match tokio::time::timeout(self.options().call, again).await {
             Ok(Err(EffectError::Deposed(why))) if token.leader == self.leadership.fence => {
-                Err(Halt::Deposed(why))
+                // Or a person has ended this move, and the agent knows the next one.
+                Err(if self.was_changed().await? { Halt::Conflict } else { Halt::Deposed(why) })
             }
             Ok(Err(why)) => {
                 tracing::info!(%why, step = token.step, "a repeated order was not taken");

@@ -18,6 +18,9 @@ use crate::provider::{Databases, Observation};
 use crate::record::Workflow;
 use crate::sampling::Sampler;
 
+/// How often a step that waits for days looks whether it still should.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// What all workflows of an engine share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
@@ -116,6 +119,22 @@ impl Run {
         self.flow = decode(&entry.value).map_err(|e| Halt::Stuck(e.to_string()))?;
         self.seen = entry.modified;
         Ok(())
+    }
+
+    /// Ends a long wait with [`Halt::Conflict`] once somebody has written the record since this run did: a person may have
+    /// ended the move. Looked at every few seconds; `last` keeps when that was.
+    pub(crate) async fn still_mine(&self, last: &mut BootTime) -> Result<(), Halt> {
+        if self.now().since(*last) < ASK_AGAIN {
+            return Ok(());
+        }
+        *last = self.now();
+        if self.was_changed().await? { Err(Halt::Conflict) } else { Ok(()) }
+    }
+
+    /// Whether somebody has written the record since this run read or wrote it.
+    pub(crate) async fn was_changed(&self) -> Result<bool, Halt> {
+        let entry = self.read_one(Key::Workflow(self.flow.id)).await?;
+        Ok(entry.is_none_or(|entry| entry.modified != self.seen))
     }
 
     pub(crate) fn options(&self) -> &Options {

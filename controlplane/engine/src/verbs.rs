@@ -89,11 +89,13 @@ impl Engine {
     /// serves: the cell stays unprotected, and what is lost with the old primary stays unlisted.
     ///
     /// # Errors
-    /// When the step is none of [`SKIPPABLE`], or is under way; or this control plane does not lead.
+    /// When the step is none of [`SKIPPABLE`], or is under way and takes no days; or this control plane does not lead.
     pub async fn skip(&self, id: MoveId, reason: &str, said: Said<'_>) -> Result<(), MoveError> {
         let mut run = self.spoken_to(id, &said).await?;
         let step = run.flow.step.clone();
-        let waits = matches!(run.flow.status, MoveStatus::Running) && step == "return";
+        // Both may take days, and whoever must close the cell meanwhile can't wait for them.
+        let waits =
+            matches!(run.flow.status, MoveStatus::Running) && matches!(&*step, "return" | "re-protect");
         if !waits {
             stuck_at(&run.flow)?;
         }

@@ -154,7 +154,9 @@ async fn loss_check(run: &mut Run) -> Result<(), Halt> {
 async fn wait_for_return(run: &mut Run) -> Result<(), Halt> {
     let (from, within, stop) = (run.from(), run.options().step, run.options().clean_stop);
     let epoch = stop::closed_epoch(run)?;
+    let mut asked = run.now();
     while !run.observe(&from).await.reachable {
+        run.still_mine(&mut asked).await?;
         pause(run.options().slow_poll).await;
     }
     run.effect(

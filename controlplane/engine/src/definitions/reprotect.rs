@@ -45,7 +45,9 @@ pub(crate) async fn follow(run: &mut Run) -> Result<(), Halt> {
     let mut sent = run.now();
     // A failure that was there before the newest order is no answer to it.
     let mut answered: Option<Token> = None;
+    let mut asked = run.now();
     loop {
+        run.still_mine(&mut asked).await?;
         let seen = run.observe(&from).await;
         let job = this_moves(seen.follow.clone(), run);
         if protects(run, &seen, timeline) && (ordered.is_some() || job.is_some()) {

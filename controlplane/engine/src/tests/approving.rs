@@ -292,3 +292,73 @@ fn the_plan_says_whom_a_move_would_wait_for() {
         assert_eq!(view(&engine, id).await.waits_for().unwrap().given.len(), 2);
     });
 }
+
+/// A store on which somebody tightens the policy just before a move is claimed.
+struct Meddled {
+    inner: domicile_store::MemoryStore,
+    policy: std::sync::Mutex<Option<Txn>>,
+}
+
+#[async_trait::async_trait]
+impl Store for Meddled {
+    async fn read(
+        &self,
+        keys: &[Key],
+    ) -> Result<(domicile_store::Header, Vec<Option<domicile_store::Entry>>), domicile_store::StoreError>
+    {
+        self.inner.read(keys).await
+    }
+    async fn list(&self, prefix: &str) -> Result<domicile_store::Listing, domicile_store::StoreError> {
+        self.inner.list(prefix).await
+    }
+    async fn commit(&self, txn: Txn) -> Result<domicile_store::Commit, domicile_store::StoreError> {
+        let policy = self.policy.lock().unwrap().take();
+        if let Some(policy) = policy {
+            self.inner.commit(policy).await?;
+        }
+        self.inner.commit(txn).await
+    }
+    async fn watch(
+        &self,
+        from: domicile_model::Revision,
+    ) -> Result<Box<dyn domicile_store::Watcher>, domicile_store::StoreError> {
+        self.inner.watch(from).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<domicile_store::LeaseId, domicile_store::StoreError> {
+        self.inner.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: domicile_store::LeaseId) -> Result<(), domicile_store::StoreError> {
+        self.inner.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: domicile_store::LeaseId) -> Result<(), domicile_store::StoreError> {
+        self.inner.revoke(lease).await
+    }
+    async fn room(&self) -> Result<Option<domicile_store::Room>, domicile_store::StoreError> {
+        self.inner.room().await
+    }
+    async fn forget_before(
+        &self,
+        revision: domicile_model::Revision,
+    ) -> Result<(), domicile_store::StoreError> {
+        self.inner.forget_before(revision).await
+    }
+}
+
+#[test]
+fn a_policy_that_is_tightened_while_a_move_starts_counts_for_it() {
+    simulate(async {
+        let sim = Sim::start().await;
+        let fleet = [(domicile_model::Change::Switchover, Need::Two)].into();
+        let strict = domicile_model::Approvals { fleet, ..domicile_model::Approvals::default() };
+        let policy = std::sync::Mutex::new(Some(Txn::bare().put(Key::Approvals, &strict)));
+        let engine =
+            sim.engine_on(Arc::new(Meddled { inner: sim.store.clone(), policy }), Options::default());
+        let leadership = sim.take_over("one").await;
+        warm_up(MoveKind::Switchover).await;
+        let request = super::happy::ask(&sim, MoveKind::Switchover);
+        let raced = engine.request(&request, "an operator", &leadership, &sim.registry).await;
+        assert!(matches!(raced, Err(MoveError::Busy(_))), "{raced:?}");
+        let id = engine.request(&request, "an operator", &leadership, &sim.registry).await.unwrap();
+        assert_eq!(view(&engine, id).await.waits_for().unwrap().need, Need::Two);
+    });
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_api::moves::{MoveKind, MoveStatus, Verdict};
+use domicile_api::moves::{LogEvent, MoveKind, MoveStatus, Verdict};
 use domicile_model::clock::pause;
 use domicile_model::{ClosedCell, ClosedReason, EmergencyStop, MoveId, Need, Phase, Placement, RegionId};
 use domicile_store::codec::decode;
@@ -138,6 +138,60 @@ fn a_move_that_is_under_way_is_named_to_who_wants_to_close() {
         let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
         let refused = stands_against(serve(&sim, &engine, &leadership, MoveKind::Close, None).await);
         assert!(refused.contains(&format!("rollback {id}")), "{refused}");
+    });
+}
+
+/// The standby is being rebuilt, which may take days: nobody who must close the cell waits for it.
+#[test]
+fn a_cell_is_closed_while_its_standby_is_being_built() {
+    simulate(async {
+        let (sim, engine, leadership) = scene().await;
+        let _leading = lead(&engine, &leadership, &sim);
+        sim.world().faults = vec![("follow-job".to_owned(), Fault::LostBefore); 40];
+        let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
+        while engine.view(id).await.unwrap().unwrap().step != "re-protect" {
+            pause(Duration::from_millis(20)).await;
+        }
+        pause(Duration::from_secs(2)).await;
+        let refused = stands_against(serve(&sim, &engine, &leadership, MoveKind::Close, None).await);
+        assert!(refused.contains(&format!("skip {id}")), "{refused}");
+        engine.skip(id, "the cell must be closed", said(&leadership, &sim)).await.unwrap();
+        let close = serve(&sim, &engine, &leadership, MoveKind::Close, None).await.unwrap();
+        let (ended, view) = end_of(&engine, close).await;
+        assert_eq!(ended, Ended::Done, "{view:#?}");
+        assert_eq!(closed(&sim).await.unwrap().region, region(B), "closed where it was served from");
+        let (ended, view) = end_of(&engine, id).await;
+        assert_eq!((ended, view.facts.skipped), (Ended::Done, vec!["re-protect".into(), "protect".into()]));
+    });
+}
+
+/// A move that a person has ended goes on repeating its order for a moment, and the agent has taken the next move's
+/// meanwhile: what it refuses says nothing about who leads.
+#[test]
+fn what_an_ended_move_still_sends_deposes_nobody() {
+    simulate(async {
+        let (sim, _, leadership) = scene().await;
+        let nudge = Duration::from_secs(3);
+        let engine = sim.engine(Options { nudge, ..Options::default() });
+        warm_up(MoveKind::Switchover).await;
+        let leading = lead(&engine, &leadership, &sim);
+        sim.world().faults = vec![("follow-job".to_owned(), Fault::LostBefore); 40];
+        let id = begin(&sim, &engine, MoveKind::Switchover, &leadership).await;
+        while engine.view(id).await.unwrap().unwrap().step != "re-protect" {
+            pause(Duration::from_millis(20)).await;
+        }
+        // Right before the next repeat.
+        pause(nudge - Duration::from_millis(500)).await;
+        engine.skip(id, "built anew instead", said(&leadership, &sim)).await.unwrap();
+        let by = "an operator";
+        let next = engine.reprotect(&sim.cell.id, Vec::new(), by, &leadership, &sim.registry).await.unwrap();
+        while engine.view(next).await.unwrap().unwrap().log.iter().all(|e| e.event != LogEvent::Intent) {
+            pause(Duration::from_millis(5)).await;
+        }
+        pause(Duration::from_secs(15)).await;
+        assert!(!leading.task.is_finished(), "the leader still leads");
+        let late = sim.world().effects.iter().filter(|e| e.0 == "follow" && !e.3).count();
+        assert!(late > 0, "the ended move did repeat its order, in vain");
     });
 }
 

@@ -8,14 +8,15 @@ use axum::middleware::Next;
 use axum::{Json, response::IntoResponse, response::Response};
 use domicile_api::problem::{Mistake, Problem};
 use domicile_api::views::{
-    AGE_MS, ApplyReport, ApplyRequest, CellView, LEADER, RegionView, RouteView, Status, TenantView,
-    TrustRequest,
+    AGE_MS, ApplyReport, ApplyRequest, CellView, LEADER, PlannedChange, RegionView, RouteView, Status,
+    TenantView, TrustRequest,
 };
 use domicile_model::Tenant;
 use http::HeaderValue;
 
 use crate::agents::{self, TrustError};
 use crate::app::{App, View};
+use crate::apply::plan::weakens;
 use crate::apply::{self, Applier};
 use crate::current::Current;
 use crate::http::input;
@@ -179,7 +180,12 @@ pub(crate) async fn apply(
     let request: ApplyRequest = input::json(body, input::FILE).await?;
     let wanted = domicile_config::parse(&request.file, &request.text).map_err(|m| mistaken(&m))?;
     if request.dry_run {
-        let (plan, current) = apply::look(&*app.store, &app.clock, &wanted, request.prune).await?;
+        let (mut plan, current) = apply::look(&*app.store, &app.clock, &wanted, request.prune).await?;
+        if let Some(place) = weakens(&current, &wanted, request.prune).filter(|_| !roles.has(Role::Admin)) {
+            let why = format!("{place} would ask for fewer people than now: it takes the role `admin`");
+            let (action, what, id) = ("refuse".into(), "approvals".into(), "fleet".into());
+            plan.changes.push(PlannedChange { action, what, id, why });
+        }
         let report = ApplyReport { changes: plan.changes, applied: false, revision: current.revision.0 };
         return Ok(Json(report).into_response());
     }

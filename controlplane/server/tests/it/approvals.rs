@@ -49,6 +49,10 @@ async fn a_move_waits_for_the_people_that_the_policy_asks_for() {
     let (status, body) =
         post(&plane, "a", "/v1/apply", &json!({ "file": "f", "text": FLEET, "prune": true })).await;
     assert_eq!(status, 403, "who may not weaken the policy can't pass over it: {body}");
+    let dry = json!({ "file": "f", "text": FLEET, "prune": true, "dry_run": true });
+    let (status, report) = post(&plane, "a", "/v1/apply", &dry).await;
+    let refused = |c: &Value| c["action"] == "refuse" && c["what"] == "approvals";
+    assert!(status == 200 && report["changes"].as_array().unwrap().iter().any(refused), "{report}");
     gates(&store, &read_world(&*store).await.unwrap().unwrap()).await;
 
     let wanted = json!({ "cell": "pool", "to": "us-west-2", "reason": "patch day" });
