@@ -96,6 +96,8 @@ pub struct Check {
 pub enum Verdict {
     /// Fine.
     Passed,
+    /// Fine, and a person should know something: nothing waits for it.
+    Noted,
     /// Not fine.
     Failed,
     /// Could not be found out.

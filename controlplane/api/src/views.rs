@@ -211,6 +211,13 @@ pub struct LagView {
     pub standby_sample_age_ms: Option<u64>,
     /// Whether the standby streams.
     pub streaming: Option<bool>,
+    /// Write-ahead log that the primary's slot for losses keeps, in bytes: it grows while the standby is away.
+    #[serde(default)]
+    pub loss_slot_kept_bytes: Option<u64>,
+    /// The most it may keep before it is given up (`max_slot_wal_keep_size`), and with it the list of what a forced move
+    /// loses. None: no limit, or unknown.
+    #[serde(default)]
+    pub loss_slot_limit_bytes: Option<u64>,
 }
 
 /// A region.

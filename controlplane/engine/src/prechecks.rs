@@ -71,6 +71,7 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
             brakes::freeze(on),
             brakes::interval(on),
         ]);
+        all.extend(crate::precheck_losses::checks(on));
     }
     all.push(problems(on));
     all

@@ -58,6 +58,9 @@ pub struct Observation {
     pub losses: Option<Job>,
     /// Where it would export lost rows to; none where no place is configured.
     pub export: Option<ExportPlace>,
+    /// What stands in a primary beside rows that are replicated and listed; none on a standby, or where it could not be
+    /// seen.
+    pub beside: Option<Beside>,
     /// Whether the logical slot for losses exists and is valid.
     pub loss_slot: Option<bool>,
     /// Prepared transactions that would outlive a stop.
@@ -66,6 +69,53 @@ pub struct Observation {
     pub can_rewind: Option<bool>,
     /// What is wrong, in sentences: full disk, refused connection, wrong token.
     pub problems: Vec<String>,
+}
+
+/// What stands in a primary beside rows that are replicated and listed. Of names at most 21 each: one more than is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// Tables without a primary key: which of their rows was changed can't be told.
+    pub keyless: Vec<String>,
+    /// Unlogged tables: they are empty after every move.
+    pub unlogged: Vec<String>,
+    /// Large objects: replicated, but never in a list of losses.
+    pub large_objects: u64,
+    /// Logical slots that are not ours: the new primary does not have them.
+    pub slots: Vec<String>,
+    /// Subscriptions to other servers.
+    pub subscriptions: Vec<String>,
+    /// Publications that are not ours.
+    pub publications: Vec<String>,
+    /// Active jobs of pg_cron; none if it is there and can't be read.
+    pub jobs: Option<Vec<String>>,
+    /// Write-ahead log that the slot for losses keeps, in bytes.
+    pub slot_kept_bytes: Option<u64>,
+    /// The most that a slot may keep before it is given up (`max_slot_wal_keep_size`), in bytes; none: no limit.
+    pub slot_limit_bytes: Option<u64>,
+}
+
+impl Beside {
+    /// What a list of losses could not show, in sentences.
+    #[must_use]
+    pub fn unlisted(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if !self.keyless.is_empty() {
+            all.push(format!("which row it was in tables without a primary key ({})", named(&self.keyless)));
+        }
+        if !self.unlogged.is_empty() {
+            all.push(format!("unlogged tables, which are empty after any move ({})", named(&self.unlogged)));
+        }
+        if self.large_objects > 0 {
+            all.push(format!("large objects ({} of them)", self.large_objects));
+        }
+        all
+    }
+}
+
+/// Names in a sentence, at most twenty.
+pub(crate) fn named(names: &[String]) -> String {
+    let more = if names.len() > 20 { " and more" } else { "" };
+    format!("{}{more}", names.iter().take(20).map(String::as_str).collect::<Vec<_>>().join(", "))
 }
 
 /// A long effect.

@@ -52,6 +52,10 @@ struct Looks {
     seen: Option<(BootTime, Vec<String>)>,
     /// Whether the holder's loss slot was good when it was last seen: the holder may be gone when that is asked.
     loss_slot: Option<(BootTime, bool)>,
+    /// What could not be accounted for if the holder were lost, when it was last seen; and the size and the limit of its
+    /// slot for losses, in bytes.
+    unlisted: Vec<String>,
+    slot_bytes: Option<(u64, Option<u64>)>,
     /// The key that each agent showed last.
     keys: BTreeMap<RegionId, SigningKey>,
     /// Each server as it was seen last.
@@ -63,7 +67,9 @@ impl History {
         if self.holder.as_ref() != Some(holder) {
             let mut looks = std::mem::take(&mut self.looks);
             // Another server's slot.
-            looks.loss_slot = looks.loss_slot.filter(|_| self.holder.is_none());
+            if self.holder.is_some() {
+                (looks.loss_slot, looks.unlisted, looks.slot_bytes) = (None, Vec::new(), None);
+            }
             *self = Self { holder: Some(holder.clone()), busy: self.busy, looks, ..Self::default() };
         }
         if let Some(primary) = sample.primary {
@@ -167,7 +173,7 @@ impl Sampler {
                 self.with(known);
             }
             seen.problems.extend(seen.not_streaming);
-            (seen.problems, seen.loss_slot)
+            (seen.problems, seen.loss_slot, seen.beside, seen.export)
         };
         let other = async {
             match cell.other(holder) {
@@ -175,7 +181,7 @@ impl Sampler {
                 None => Vec::new(),
             }
         };
-        let ((mut problems, loss_slot), others) = futures::join!(one(holder), other);
+        let ((mut problems, loss_slot, beside, export), others) = futures::join!(one(holder), other);
         problems.extend(others);
         self.with(|known| {
             let history = known.entry(cell.id.clone()).or_default();
@@ -184,6 +190,17 @@ impl Sampler {
             if history.holder.as_ref().is_none_or(|of| of == holder) {
                 history.looks.loss_slot =
                     loss_slot.map(|good| (asked, good)).or_else(|| history.looks.loss_slot.take());
+                if let Some(beside) = beside {
+                    history.looks.slot_bytes =
+                        beside.slot_kept_bytes.map(|kept| (kept, beside.slot_limit_bytes));
+                    history.looks.unlisted = beside.unlisted();
+                    if export.is_none_or(|place| place.problem.is_some()) {
+                        history.looks.unlisted.push(
+                            "the rows themselves, for the primary's agent has no place to export them to"
+                                .to_owned(),
+                        );
+                    }
+                }
             }
         });
     }
@@ -229,6 +246,8 @@ impl Sampler {
                 primary_sample_age_ms: primary.map(|p| millis(now.since(p.asked))),
                 standby_sample_age_ms: standby.map(|s| millis(now.since(s.asked))),
                 streaming: standby.map(|s| s.streaming),
+                loss_slot_kept_bytes: history.looks.slot_bytes.map(|(kept, _)| kept),
+                loss_slot_limit_bytes: history.looks.slot_bytes.and_then(|(_, limit)| limit),
             })
         })
     }
@@ -240,7 +259,12 @@ impl Sampler {
         let (primaries, standby) = self.histories(cell);
         let mut preview = lossmath::preview(&primaries, standby.as_ref(), constants, now);
         // Whoever consents must know beforehand that what is lost can't be listed afterwards.
-        let slot = self.with(|known| known.get(cell).and_then(|history| history.looks.loss_slot));
+        let (slot, unlisted) = self.with(|known| {
+            known.get(cell).map(|h| (h.looks.loss_slot, h.looks.unlisted.clone())).unwrap_or_default()
+        });
+        if !unlisted.is_empty() {
+            preview.because.push(format!("the list of what is lost can't show: {}", unlisted.join("; ")));
+        }
         preview.because.extend(match slot {
             Some((_, true)) => None,
             Some((asked, false)) => Some(format!(

@@ -1,8 +1,9 @@
-//! What the control plane counts. Labels are bounded: routes and status classes, never tenants.
+//! What the control plane counts. Labels are bounded: routes, status classes and cells, never
+//! tenants.
 
 use crate::reconcile::DriftMetrics;
 use crate::room::RoomMetrics;
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// The counts of one control plane.
 #[derive(Debug, Clone)]
@@ -20,6 +21,10 @@ pub struct Metrics {
     pub forwarded: IntCounter,
     /// Connections that are open.
     pub connections: IntGauge,
+    /// Bytes of write-ahead log that the slot for losses of a cell keeps, and may keep, by cell.
+    pub loss_slot_kept: IntGaugeVec,
+    /// See [`Self::loss_slot_kept`]; absent where there is no limit.
+    pub loss_slot_limit: IntGaugeVec,
     /// 1 while the operators' file can't be used and the last good one counts.
     pub tokens_broken: IntGauge,
     /// How full the registry is.
@@ -52,6 +57,17 @@ impl Metrics {
             "domicile_control_tokens_broken",
             "1 while the operators' file can't be used and the last good one counts",
         )?;
+        let of_cells = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["cell"]);
+        let loss_slot_kept = of_cells(
+            "domicile_cell_loss_slot_kept_bytes",
+            "write-ahead log that the primary's slot for losses keeps",
+        )?;
+        let loss_slot_limit = of_cells(
+            "domicile_cell_loss_slot_limit_bytes",
+            "the most it may keep before it is given up (max_slot_wal_keep_size)",
+        )?;
+        registry.register(Box::new(loss_slot_kept.clone()))?;
+        registry.register(Box::new(loss_slot_limit.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(tokens_broken.clone()))?;
         registry.register(Box::new(leading.clone()))?;
@@ -71,6 +87,8 @@ impl Metrics {
             forwarded,
             connections,
             tokens_broken,
+            loss_slot_kept,
+            loss_slot_limit,
             room,
             drift,
             archive,

@@ -34,8 +34,24 @@ pub(crate) async fn run(app: &App) {
                 Err(_) => tracing::debug!("the list of cells was not refreshed in time"),
             }
         }
+        tell(app, &cells);
         app.engine.sampler().tick(&cells);
         pause(SAMPLE).await;
+    }
+}
+
+/// The slots of all cells, for alarms: one that nears its limit will be given up.
+fn tell(app: &App, cells: &[(Cell, RegionId)]) {
+    let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    for (cell, _) in cells {
+        let lag = app.engine.sampler().lag(&cell.id);
+        let of = |gauges: &prometheus::IntGaugeVec, bytes: Option<u64>| match bytes {
+            Some(bytes) => gauges.with_label_values(&[cell.id.as_str()]).set(whole(bytes)),
+            // Absent is unknown; it was there only if it was known before.
+            None => drop(gauges.remove_label_values(&[cell.id.as_str()])),
+        };
+        of(&app.metrics.loss_slot_kept, lag.as_ref().and_then(|l| l.loss_slot_kept_bytes));
+        of(&app.metrics.loss_slot_limit, lag.as_ref().and_then(|l| l.loss_slot_limit_bytes));
     }
 }
 

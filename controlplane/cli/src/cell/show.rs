@@ -35,6 +35,11 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
         pairs.push(("standby behind", lag(l)));
         pairs.push(("bytes behind", or_dash(l.bytes)));
         pairs.push(("transactions behind", or_dash(l.transactions)));
+        if let Some(kept) = l.loss_slot_kept_bytes {
+            let limit =
+                l.loss_slot_limit_bytes.map_or("no limit".to_owned(), |most| format!("given up past {most}"));
+            pairs.push(("slot for losses", format!("keeps {kept} bytes, {limit}")));
+        }
         pairs.push((
             "primary sampled",
             l.primary_sample_age_ms.map_or("never".into(), |a| format!("{} ago", millis(a))),

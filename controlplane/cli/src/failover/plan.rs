@@ -42,6 +42,7 @@ pub(crate) fn blocked(plan: &MovePlan) -> bool {
 pub(crate) const fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Passed => "passed",
+        Verdict::Noted => "noted",
         Verdict::Failed => "FAILED",
         Verdict::Unknown => "UNKNOWN",
         Verdict::NotApplicable => "not applicable",

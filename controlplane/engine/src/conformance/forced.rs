@@ -23,6 +23,8 @@ pub(super) async fn what_was_lost_is_listed_before_anything_is_rewound(bench: &B
     refused("a planned promotion without the last writes", planned);
     let (rank, promoted) = bench.promote(3, epoch, None).await;
     assert!(promoted.fork.at <= handover.checkpoint, "the fork lies before the lost writes: {promoted:?}");
+    // Numbers that the old primary gave out unseen are not given out again.
+    assert!(promoted.sequences.as_ref().is_some_and(|guard| guard.values > 0), "{promoted:?}");
     bench.harness.give(b).await;
     bench.writes(b).await;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, LostTransaction};
+use domicile_api::agent::{Consent, Fork, LossReport, LostTransaction, SequenceGuard};
 use domicile_model::clock::pause;
 use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, Token};
 
@@ -113,11 +113,8 @@ impl Databases for FakeDatabases {
             highest: server.highest.clone(),
             follow: server.follow.clone(),
             losses: server.losses.clone(),
-            export: Some(ExportPlace {
-                country: domicile_model::Country::new("US").expect("a country"),
-                recipient: "age1".to_owned(),
-                problem: None,
-            }),
+            export: server.export.clone(),
+            beside: server.beside.clone(),
             loss_slot: Some(true),
             prepared_transactions: Some(0),
             can_rewind: Some(true),
@@ -206,6 +203,7 @@ impl Databases for FakeDatabases {
     ) -> Result<Promoted, EffectError> {
         let fence = self.0.registry.constants.fence();
         let now = self.0.clock.now();
+        let guard = handover.is_none().then(|| SequenceGuard { values: 1_000, raised: 2, left: Vec::new() });
         self.effect("promote", at, token, |world| {
             let half = world.stalls("promote-slots").is_some();
             let server = world.servers.get_mut(at).expect("two servers");
@@ -216,7 +214,7 @@ impl Databases for FakeDatabases {
                     system_id: "7300".to_owned(),
                     timeline: server.timeline,
                     fork,
-                    sequences: None,
+                    sequences: guard.clone(),
                 });
             }
             if world.disbelieves
@@ -261,7 +259,12 @@ impl Databases for FakeDatabases {
                 return Err(EffectError::Unknown(format!("{at}: promoted, and its agent died")));
             }
             server.slots = true;
-            Ok(Promoted { system_id: "7300".to_owned(), timeline: server.timeline, fork, sequences: None })
+            Ok(Promoted {
+                system_id: "7300".to_owned(),
+                timeline: server.timeline,
+                fork,
+                sequences: guard.clone(),
+            })
         })
         .await
     }

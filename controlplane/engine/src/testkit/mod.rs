@@ -9,19 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_api::agent::{Fork, LossReport};
+use domicile_api::agent::{ExportPlace, Fork, LossReport};
 use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
 use domicile_model::{
-    AgentKey, Approvals, BootId, Cell, CellId, Change, ClosedCell, ClosedReason, Epoch, FenceConstants,
-    HandoverToken, LeaderFence, Need, Phase, Placement, Region, RegionId, Residency, Role, RouterId,
-    SecretRef, SigningKey, StoppedAt, Tenant, TenantId, Token, WitnessSet, World, WorldId,
+    AgentKey, Approvals, BootId, Cell, CellId, Change, ClosedCell, ClosedReason, Country, Epoch,
+    FenceConstants, HandoverToken, LeaderFence, Need, Phase, Placement, Region, RegionId, Residency, Role,
+    RouterId, SecretRef, SigningKey, StoppedAt, Tenant, TenantId, Token, WitnessSet, World, WorldId,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Commit, Entry, Key, Leadership, MemoryStore, Op, Store, Txn};
 
-use crate::provider::Job;
+use crate::provider::{Beside, Job};
 use crate::{Engine, Options};
 
 pub(crate) use databases::FakeDatabases;
@@ -63,6 +63,10 @@ pub(crate) struct Server {
     /// Whether it has the slots that keep what a standby and the list of losses need. A promotion makes them last.
     pub(crate) slots: bool,
     pub(crate) lost: u64,
+    /// What stands in it beside what is replicated and listed.
+    pub(crate) beside: Option<Beside>,
+    /// Where its agent exports lost rows to.
+    pub(crate) export: Option<ExportPlace>,
     /// Stopped by its own agent when its proof ended.
     pub(crate) lapsed: bool,
     /// Started again for its agent alone.
@@ -144,6 +148,12 @@ fn server(writable: bool) -> Server {
         promotions: 0,
         slots: writable,
         lost: 0,
+        beside: Some(Beside { jobs: Some(Vec::new()), ..Beside::default() }),
+        export: Some(ExportPlace {
+            country: Country::new("US").unwrap(),
+            recipient: "age1".to_owned(),
+            problem: None,
+        }),
         lapsed: false,
         private: false,
         open_until: None,

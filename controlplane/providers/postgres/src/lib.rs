@@ -3,6 +3,7 @@
 //! What each call promises stands at [`Databases`]; what goes over the wire to the agent, in [`domicile_api::agent`].
 
 mod agent;
+mod beside;
 mod connections;
 mod look;
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use domicile_engine::provider::{EffectError, Observation, PrimarySample, StandbySample};
+use domicile_engine::provider::{Beside, EffectError, Observation, PrimarySample, StandbySample};
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, RegionId, Token};
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::PostgresDatabases;
 use crate::connections::{LookError, connect};
+use crate::{PostgresDatabases, beside};
 
 /// Each side of a sample has this long, whatever the other does.
 const SIDE: Duration = Duration::from_millis(500);
@@ -20,6 +20,7 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Look {
     recovery: Option<bool>,
     loss_slot: Option<bool>,
+    beside: Option<Beside>,
     prepared: Option<u64>,
     can_rewind: Option<bool>,
     streaming: Option<bool>,
@@ -31,6 +32,7 @@ impl Look {
     /// Adds to what the agent said; where the agent said nothing, stands in for it.
     pub(crate) fn into(self, seen: &mut Observation) {
         seen.loss_slot = self.loss_slot;
+        seen.beside = self.beside;
         seen.prepared_transactions = self.prepared;
         seen.can_rewind = self.can_rewind;
         seen.writable = seen.writable.or(self.recovery.map(|r| !r));
@@ -72,11 +74,14 @@ pub(crate) async fn look(
             .fetch_one(&mut connection)
             .await
             .map_err(|e| LookError::sql(at, &e))?;
+        let primary = row.try_get::<bool, _>(0).is_ok_and(|recovery| !recovery);
+        let beside = if primary { beside::look(&mut connection).await } else { None };
         connection.close().await.ok();
         let lsn = |i: usize| row.try_get::<Option<String>, _>(i).ok().flatten().and_then(|t| t.parse().ok());
         Ok(Look {
             recovery: row.try_get(0).ok(),
             loss_slot: row.try_get(1).ok().flatten(),
+            beside,
             prepared: row.try_get::<i64, _>(2).ok().and_then(|n| u64::try_from(n).ok()),
             can_rewind: row.try_get(3).ok(),
             streaming: row.try_get(4).ok(),

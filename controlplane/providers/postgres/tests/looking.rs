@@ -130,6 +130,52 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
     assert_eq!((seen.loss_slot, seen.prepared_transactions), (Some(false), Some(0)));
     assert!(seen.problems.iter().any(|p| p.contains("domicile agent")), "{:?}", seen.problems);
 
+    let beside = seen.beside.unwrap();
+    assert_eq!(
+        (beside.keyless.clone(), beside.jobs.clone()),
+        (vec!["public.t".to_owned()], Some(vec![])),
+        "{beside:?}",
+    );
+    assert_eq!((beside.unlogged.len(), beside.large_objects, beside.slots.len()), (0, 0, 0));
+    assert_eq!((beside.slot_kept_bytes, beside.slot_limit_bytes), (None, None), "no slot, no limit");
+    for sql in [
+        "CREATE UNLOGGED TABLE scratch (v text)",
+        "SELECT lo_create(0)",
+        "SELECT pg_create_logical_replication_slot('warehouse', 'pgoutput')",
+        "SELECT pg_create_logical_replication_slot('domicile_losses', 'pgoutput')",
+        "CREATE PUBLICATION domicile_all FOR ALL TABLES",
+        "CREATE PUBLICATION reports FOR TABLE t",
+        "CREATE SUBSCRIPTION upstream CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
+        "ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'",
+        "SELECT pg_reload_conf()",
+        // As pg_cron makes it: everybody sees only their own jobs.
+        "CREATE SCHEMA cron",
+        "CREATE TABLE cron.job (jobid bigint PRIMARY KEY, jobname text, active boolean, username text)",
+        "INSERT INTO cron.job VALUES (1, 'nightly', true, 'app'), (2, NULL, true, 'app'), (3, 'off', false, 'app')",
+        "GRANT USAGE ON SCHEMA cron TO domicile",
+        "GRANT SELECT ON cron.job TO domicile",
+        "ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY",
+    ] {
+        primary.superuser("clinic", sql).unwrap();
+    }
+    let look = async || provider.observe(&cell, &holder).await.beside.unwrap();
+    let beside = look().await;
+    assert_eq!((beside.unlogged.clone(), beside.large_objects), (vec!["public.scratch".to_owned()], 1));
+    assert_eq!(
+        (beside.slots.clone(), beside.publications.clone()),
+        (vec!["warehouse".to_owned()], vec!["reports".to_owned()])
+    );
+    assert_eq!(
+        (beside.subscriptions.clone(), beside.slot_limit_bytes),
+        (vec!["upstream".to_owned()], Some(64 << 20))
+    );
+    assert!(beside.slot_kept_bytes.is_some());
+    assert_eq!(beside.jobs, None, "jobs of others that a policy hides are unknown, not none");
+    primary.superuser("clinic", "ALTER ROLE domicile BYPASSRLS").unwrap();
+    assert_eq!(look().await.jobs.unwrap(), ["job 2", "nightly"]);
+    let standby_side = provider.observe(&cell, &region("us-west-2")).await;
+    assert_eq!(standby_side.beside, None);
+
     // The primary dies: the standby is still seen.
     drop(primary);
     eventually(Duration::from_secs(10), "only the standby answers", || async {

@@ -84,6 +84,7 @@ impl Databases for Idle {
             replayed: (!primary).then_some(Lsn(100)),
             streaming: Some(true),
             key: Some(shown_key()),
+            beside: Some(domicile_engine::provider::Beside { jobs: Some(Vec::new()), ..Default::default() }),
             loss_slot: Some(true),
             export: Some(domicile_api::agent::ExportPlace {
                 country: "US".to_owned().try_into().unwrap(),
