@@ -98,7 +98,7 @@ pub(crate) async fn one_way(stage: &mut Stage, fence_ms: u64, case: &Case<'_>) -
     let stored = stage.stored().await?;
     let lost = oracle::lost(&records, &stored);
     let key = KeyFile::read(&stage.fleet().home.join("secrets").join("losses"))?;
-    let lie = stage.fleet().lost_rows(CELL, DEAD, &id);
+    let lie = stage.fleet().lost_rows(cell, from, &id);
     let exports = oracle::exported(&report, &lie, &key)?;
     let listed = oracle::classify(&report, &exports, &records);
     let missing = oracle::not_exported(&lost, &exports).len();
