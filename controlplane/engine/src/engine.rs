@@ -7,7 +7,7 @@ use std::time::Duration;
 use domicile_api::agent::LossReport;
 use domicile_api::moves::MoveView;
 use domicile_model::clock::Clock;
-use domicile_model::{Cell, MoveClaim, MoveId, World};
+use domicile_model::{Cell, CellId, MoveClaim, MoveId, RegionId, World};
 use domicile_store::codec::decode;
 use domicile_store::{Key, Leadership, Store};
 use tokio::sync::Notify;
@@ -96,16 +96,28 @@ impl Engine {
         let (_, found) = self.shared.store.read(&[Key::Workflow(id)]).await?;
         let found = found.into_iter().next().flatten().ok_or_else(|| no_such_move(id))?;
         let flow: Workflow = decode(&found.value)?;
-        let (_, cell) = self.shared.store.read(&[Key::Cell(flow.cell.clone())]).await?;
-        let cell = cell.into_iter().next().flatten().ok_or_else(|| no_such_move(id))?;
-        let cell: Cell = decode(&cell.value)?;
-        let asked = self.shared.databases.losses(&cell, &flow.from, id);
+        self.losses_of(id, &flow.cell, &flow.from).await
+    }
+
+    /// The same of a move whose record has left the registry: of this cell, away from this region.
+    ///
+    /// # Errors
+    /// When there is no such cell, or the old primary can't be asked.
+    pub async fn losses_of(
+        &self,
+        id: MoveId,
+        cell: &CellId,
+        from: &RegionId,
+    ) -> Result<Option<LossReport>, MoveError> {
+        let (_, found) = self.shared.store.read(&[Key::Cell(cell.clone())]).await?;
+        let found = found.into_iter().next().flatten().ok_or_else(|| no_such_move(id))?;
+        let cell: Cell = decode(&found.value)?;
+        let asked = self.shared.databases.losses(&cell, from, id);
         match tokio::time::timeout(self.shared.options.call, asked).await {
             Ok(answer) => answer.map_err(|e| MoveError::NotNow(e.to_string())),
-            Err(_) => Err(MoveError::NotNow(format!(
-                "the agent in {} did not answer in time: ask again",
-                flow.from
-            ))),
+            Err(_) => {
+                Err(MoveError::NotNow(format!("the agent in {from} did not answer in time: ask again")))
+            }
         }
     }
 

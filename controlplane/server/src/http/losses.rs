@@ -6,12 +6,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use domicile_api::agent::LossReport;
+use domicile_api::moves::MoveView;
 use domicile_api::problem::Problem;
 use domicile_api::views::{LocateRequest, LocatedLosses};
+use domicile_engine::MoveError;
 use domicile_model::MoveId;
 use domicile_store::{Commit, Txn};
 
 use crate::app::App;
+use crate::archive::read;
 use crate::audit::AuditEntry;
 use crate::http::brakes::reason;
 use crate::http::input;
@@ -20,7 +23,15 @@ use crate::http::problem::{Refusal, no_leader};
 use crate::operators::Operator;
 
 async fn report(app: &App, id: MoveId) -> Result<LossReport, Refusal> {
-    app.engine.losses(id).await?.ok_or_else(|| {
+    let told = match app.engine.losses(id).await {
+        // Its record may have left the registry; the list stays with the old primary.
+        Err(MoveError::NotFound(why)) => match read::find(app, id).await? {
+            Some(MoveView { cell, from: Some(from), .. }) => app.engine.losses_of(id, &cell, &from).await?,
+            _ => return Err(MoveError::NotFound(why).into()),
+        },
+        told => told?,
+    };
+    told.ok_or_else(|| {
         Problem::new(
             "no-losses",
             "No list of losses",

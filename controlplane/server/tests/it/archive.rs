@@ -106,6 +106,9 @@ async fn finished_moves_leave_the_registry_and_are_found_as_before() {
     let ids: Vec<&str> = all.as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
     assert_eq!(ids, [small.to_string(), large.to_string()]);
     assert_eq!(a.get(&format!("/v1/moves/{}", MoveId::from_u128(9))).await.0, 404);
+    assert_eq!(a.apply(FLEET).await.0, 200);
+    let (status, losses) = a.get(&format!("/v1/moves/{small}/losses")).await;
+    assert_eq!(status, 409, "its old primary is asked as before: {losses}");
     // It starts again from its files.
     a.stop().await;
     let a = plane("a", &store, Some(settings(dir.path(), None))).await;
