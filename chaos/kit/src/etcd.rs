@@ -164,6 +164,17 @@ impl EtcdCluster {
         std::fs::remove_dir_all(&self.members[i].data).context("can't remove the data of an etcd member")
     }
 
+    /// Every disk of the cluster is lost: an empty cluster begins at the same addresses. Does not wait until it is healthy.
+    ///
+    /// # Errors
+    /// When data can't be removed or a member can't be started.
+    pub fn lose_everything(&mut self) -> anyhow::Result<()> {
+        for i in 0..self.members.len() {
+            self.wipe(i)?;
+        }
+        (0..self.members.len()).try_for_each(|i| self.launch(i, "new"))
+    }
+
     /// Cuts a member off from the other members, both ways; clients still reach it. Needs links.
     pub fn cut_member(&self, i: usize) {
         self.each_peer_switch(i, Control::cut);

@@ -56,6 +56,7 @@ pub async fn run_on(config: AgentConfig, store: Arc<dyn Store>) -> Result<(), Fa
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(keeper::keep(Arc::clone(&agent)));
     tasks.spawn(proof::prove(Arc::clone(&agent)));
+    tasks.spawn(proof::notice_world(Arc::clone(&agent)));
     tasks.spawn(keeper::follow_losses(Arc::clone(&agent)));
     tracing::info!(%listen, cell = %agent.config.cell, region = %agent.config.region, "the agent answers");
     let app = http::router(Arc::clone(&agent));

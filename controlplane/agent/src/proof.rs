@@ -19,6 +19,8 @@ use crate::pg::server::Kind;
 const EAGER: Duration = Duration::from_millis(30);
 /// How fast when the last answer was that another region holds the cell, or none came.
 const PATIENT: Duration = Duration::from_millis(250);
+/// How often an agent that needs no proof looks whether the registry has become another world.
+const STRANGER: Duration = Duration::from_secs(1);
 
 /// What the registry said.
 enum Said {
@@ -68,6 +70,28 @@ pub(crate) async fn prove(agent: Arc<Agent>) {
             Said::No => PATIENT,
         };
         pause(wait).await;
+    }
+}
+
+/// Sees to it that an agent that asks for no proof (a standby's, or a fenced one) notices another world, too: a leader of
+/// an earlier one must not find an agent that still obeys it.
+pub(crate) async fn notice_world(agent: Arc<Agent>) {
+    loop {
+        pause(STRANGER).await;
+        let keys = [Key::World, Key::Placement(agent.config.cell.clone())];
+        let read = tokio::time::timeout(Duration::from_secs(3), agent.store.read(&keys)).await;
+        // Silence is told by whoever needs a proof.
+        let Ok(Ok((_, entries))) = read else { continue };
+        let [Some(world), Some(placement)] = entries.as_slice() else { continue };
+        let (Ok(world), Ok(placement)) =
+            (decode::<World>(&world.value), decode::<Placement>(&placement.value))
+        else {
+            continue;
+        };
+        if world.reconciled && agent.disk.get().world != Some(world.id) {
+            let learned = learn(&agent, &world, placement.epoch);
+            agent.problem("world", learned.err().map(|f| f.to_string()));
+        }
     }
 }
 

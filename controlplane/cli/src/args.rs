@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use domicile_model::{CellId, FreezeId, MoveId, RegionId, TenantId};
 use jiff::Timestamp;
 
+use crate::registry::RegistryVerb;
+
 pub use serve::{AgentArgs, ServeArgs, SuperviseArgs};
+pub(crate) use serve::{address, duration};
 
 /// Multi-region tenant router and control plane: who is served from where, and moving them without losing a write.
 #[derive(Debug, Parser)]
@@ -76,6 +79,9 @@ pub enum Command {
     /// What has left the registry: finished moves, old audit entries and old versions.
     #[command(subcommand)]
     Archive(ArchiveVerb),
+    /// The registry itself: backup, restore, rebuild. Works without a control plane.
+    #[command(subcommand)]
+    Registry(Box<RegistryVerb>),
     /// Run a control plane.
     Serve(Box<ServeArgs>),
     /// Run the agent beside a PostgreSQL.

@@ -18,6 +18,7 @@ pub mod freeze;
 pub mod losses;
 pub mod out;
 pub mod region;
+pub mod registry;
 pub mod status;
 pub mod tenant;
 
@@ -36,11 +37,14 @@ use exit::Exit;
 use fail::Failure;
 use failover::verbs::{self, Verb};
 use out::Out;
+use registry::RegistryVerb;
 
 /// What the command line asks for.
 pub enum Asked {
     /// A command of this crate: [`run`] it.
     Client(Box<Cli>),
+    /// The registry itself; true if data is to be printed as JSON.
+    Registry(Box<RegistryVerb>, bool),
     /// A control plane.
     Serve(Box<ServeArgs>),
     /// An agent.
@@ -55,6 +59,7 @@ pub enum Asked {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Asked {
     match Cli::try_parse_from(args) {
         Ok(cli) => match cli.command {
+            Command::Registry(verb) => Asked::Registry(verb, cli.global.json),
             Command::Serve(args) => Asked::Serve(args),
             Command::Agent(args) => Asked::Agent(args),
             Command::AgentSupervise(args) => Asked::Supervise(args),
@@ -141,6 +146,7 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         | Command::ExitCodes
         | Command::Losses(_)
         | Command::Archive(ArchiveVerb::Verify { .. })
+        | Command::Registry(_)
         | Command::Serve(_)
         | Command::Agent(_)
         | Command::AgentSupervise(_) => {

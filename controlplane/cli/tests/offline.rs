@@ -44,7 +44,9 @@ async fn domicile(args: &[&str]) -> (Exit, String, String) {
             (exit, stdout.text(), stderr.text())
         }
         Asked::Over(exit) => (exit, String::new(), String::new()),
-        Asked::Serve(_) | Asked::Agent(_) | Asked::Supervise(_) => (Exit::Ok, String::new(), String::new()),
+        Asked::Registry(..) | Asked::Serve(_) | Asked::Agent(_) | Asked::Supervise(_) => {
+            (Exit::Ok, String::new(), String::new())
+        }
     }
 }
 

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match domicile_cli::parse(std::env::args_os()) {
         Asked::Over(exit) => exit.into(),
         Asked::Client(cli) => client(&cli).into(),
+        Asked::Registry(verb, json) => registry(&verb, json).into(),
         Asked::Serve(args) => finish(serve::run(&args)),
         Asked::Agent(args) => finish(agent(&args)),
         // Before any thread is started: it lives by signals.
@@ -32,6 +33,22 @@ fn client(cli: &Cli) -> Exit {
         Err(error) => {
             finish(Err(Failure::new(Exit::Io, format!("no runtime: {error}"))));
             Exit::Io
+        }
+    }
+}
+
+/// Works on the registry itself.
+fn registry(verb: &domicile_cli::registry::RegistryVerb, json: bool) -> Exit {
+    let done = serve::runtime()
+        .and_then(|runtime| runtime.block_on(domicile_rescue::run(verb, &mut Out::of_process(json))));
+    match done {
+        Ok(exit) => exit,
+        Err(failure) => {
+            let exit = failure.exit;
+            if exit != Exit::Ok {
+                eprint!("{}", failure.render());
+            }
+            exit
         }
     }
 }

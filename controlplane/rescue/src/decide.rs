@@ -260,7 +260,7 @@ fn by_database(
     holder: &RegionId,
 ) -> Result<(RegionId, Option<RegionId>), String> {
     let others = || facts.databases.iter().filter(|(region, _)| *region != holder);
-    for (region, _) in others().filter(|(_, said)| said.writable()) {
+    if let Some((region, _)) = others().find(|(_, said)| said.writable()) {
         return Err(format!(
             "epoch {} names {holder}, but the database in {region} can be written",
             newest.epoch
@@ -290,7 +290,7 @@ fn by_database(
     }
     if own.running != Running::Open {
         // Open, it lives on a proof, and nobody else can have one. Closed, only the word of all the others tells.
-        for (region, said) in others().filter(|(_, said)| !said.harmless()) {
+        if let Some((region, said)) = others().find(|(_, said)| !said.harmless()) {
             return Err(match said {
                 Said::Agent(_) => {
                     format!("the databases in {holder} and {region} are both primaries, and neither is open")

@@ -230,7 +230,6 @@ fn parse(text: &str) -> Result<Backup, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
 
     use domicile_model::Revision;
     use domicile_store::{Entry, Header};

@@ -1,13 +1,14 @@
 //! Leadership: several control planes run, one leads, and only while it leads does it move anything.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_engine::LeadEnd;
 use domicile_model::clock::pause;
 use domicile_model::{FenceConstants, World};
 use domicile_store::lead::{Candidate, LeadError, Reign};
-use domicile_store::world::init_world;
+use domicile_store::world::{WorldError, init_world, read_world};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,8 @@ pub(crate) struct Ambition {
     pub(crate) lease: Duration,
     /// For a registry that has no world yet.
     pub(crate) constants: FenceConstants,
+    /// Set once a world was seen: a registry without one is a lost one from then on, and gets no new one from here.
+    pub(crate) settled: AtomicBool,
 }
 
 /// Campaigns and leads, over and over, until told to stop. Never ends because the registry is away.
@@ -58,7 +61,7 @@ pub(crate) async fn run(
 async fn rise(app: &App, ambition: &Ambition, cancel: &CancellationToken) -> Option<Reign> {
     let world = tokio::select! {
         () = cancel.cancelled() => return None,
-        world = world(app, ambition.constants) => world,
+        world = world(app, ambition) => world,
     };
     let candidate = Candidate::new(
         Arc::clone(&app.store),
@@ -85,11 +88,27 @@ async fn rise(app: &App, ambition: &Ambition, cancel: &CancellationToken) -> Opt
     }
 }
 
-/// The registry's world, made if there is none; asked for until it is there.
-async fn world(app: &App, constants: FenceConstants) -> World {
+/// The registry's world, asked for until it is there and reconciled. Made if there is none, but not where this process has
+/// seen one before: an empty world in place of a lost registry would stand in the way of its restore.
+async fn world(app: &App, ambition: &Ambition) -> World {
     loop {
-        match init_world(&*app.store, constants).await {
-            Ok(world) => return world,
+        let found = if ambition.settled.load(Ordering::SeqCst) {
+            read_world(&*app.store).await.and_then(|world| {
+                world.ok_or(WorldError::Damaged { present: "nothing any more", missing: "world" })
+            })
+        } else {
+            init_world(&*app.store, ambition.constants).await
+        };
+        ambition.settled.fetch_or(found.is_ok(), Ordering::SeqCst);
+        match found {
+            Ok(world) if world.reconciled => return world,
+            Ok(world) => {
+                tracing::warn!(
+                    world = %world.id,
+                    "nobody leads: the registry is being restored, and its epochs are not raised yet; if that was interrupted, repeat `domicile registry restore` with --replace-world"
+                );
+                pause(AGAIN).await;
+            }
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),

@@ -183,6 +183,7 @@ impl Server {
             address: config.advertise.unwrap_or(address),
             lease: config.lease,
             constants: config.constants,
+            settled: std::sync::atomic::AtomicBool::new(false),
         };
         Ok(Self { app, ambition, leading, listener, address, tokens: config.tokens, limits: config.limits })
     }

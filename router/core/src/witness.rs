@@ -199,6 +199,17 @@ impl WitnessBook {
         self.quiet.at(now, constants)
     }
 
+    /// The newest placement known of each cell, of this world or an earlier one.
+    pub fn known(&self) -> impl Iterator<Item = &Placement> {
+        self.known.values()
+    }
+
+    /// The world that it vouches in.
+    #[must_use]
+    pub const fn world(&self) -> Option<WorldId> {
+        self.world
+    }
+
     /// The highest epoch that is known for a cell.
     #[must_use]
     pub fn epoch(&self, cell: &CellId) -> Option<Epoch> {

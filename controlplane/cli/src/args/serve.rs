@@ -102,7 +102,7 @@ fn name(text: &str) -> Result<String, String> {
     Err("write 1 to 64 letters, digits, `-`, `_` and `.`".into())
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:7400".into())
 }
 
@@ -124,7 +124,7 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
     if text == "0s" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let rule = "write a length of time such as 10s, 500ms or 2m";
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| rule.to_owned())?;
     let length = Duration::try_from(parsed).map_err(|_| rule.to_owned())?;

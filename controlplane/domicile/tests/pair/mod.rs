@@ -108,6 +108,38 @@ impl Pair {
         self.home.path().join(if b { "b.run" } else { "a.run" })
     }
 
+    /// Where the agents' secret stands, as a reference.
+    pub(crate) fn agent_secret(&self) -> String {
+        format!("file:{}", self.home.path().join("secret").display())
+    }
+
+    /// A path beside the servers.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.home.path().join(name).display().to_string()
+    }
+
+    /// Stops the control plane where it stands, or lets it go on.
+    pub(crate) fn pause_plane(&self, paused: bool) {
+        if let Some(plane) = &self.plane {
+            if paused { plane.pause() } else { plane.resume() }
+        }
+    }
+
+    /// The disks of the registry are gone; an empty one stands in its place.
+    pub(crate) async fn lose_registry(&mut self) -> anyhow::Result<()> {
+        self.etcd.lose_everything()?;
+        self.etcd.until_healthy().await
+    }
+
+    /// `domicile registry VERB…` with the registry and the secrets that it needs.
+    pub(crate) fn registry(&self, args: &[&str]) -> anyhow::Result<(i32, String, String)> {
+        let (url, secret) = (self.etcd.url(), self.agent_secret());
+        let asks =
+            ["--registry", &url, "--agent-secret", &secret, "--reason", "a drill", "--by", "ann", "--yes"];
+        let all: Vec<&str> = ["--json", "registry"].iter().chain(args).chain(&asks).copied().collect();
+        self.domicile(&all)
+    }
+
     /// Kills an agent; its server dies with it.
     pub(crate) async fn kill_agent(&mut self, b: bool) -> anyhow::Result<()> {
         let side = if b { &mut self.b } else { &mut self.a };

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use domicile_model::{Database, DatabaseEndpoint, SecretRef};
 use proptest::prelude::*;
 
@@ -65,7 +63,13 @@ fn known(placement: Placement) -> Known {
 }
 
 /// The holder of the verdict, or its reason.
-fn verdict(backup: Option<Placement>, routers: &[Known], a: Said, b: Said) -> Result<String, String> {
+fn verdict(
+    backup: impl Into<Option<Placement>>,
+    routers: &[Known],
+    a: Said,
+    b: Said,
+) -> Result<String, String> {
+    let backup = backup.into();
     let databases = [(region("a"), a), (region("b"), b)].into();
     let facts = Facts { cell: &cell(true), backup: backup.as_ref(), routers, databases: &databases };
     match decide(&facts).unwrap().verdict {

@@ -1,17 +1,19 @@
 //! The listener for gates (witness proofs) and agents (a gate's proof).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use domicile_model::proof::Verdict;
+use domicile_model::{CellId, Placement};
 use domicile_router_core::bearer;
 
-use super::wire::{Asked, ProofAnswer, ProofRequest, VouchAnswer, VouchRequest};
+use super::wire::{Asked, PlacementsAnswer, ProofAnswer, ProofRequest, VouchAnswer, VouchRequest};
 use crate::state::{Proofs, Shared};
 
 /// Questions in one call.
@@ -24,6 +26,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/witness", post(witness))
         .route("/v1/proof", post(proof))
+        .route("/v1/placements", get(placements))
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .layer(from_fn_with_state(shared.clone(), authenticated))
         .with_state(shared)
@@ -73,11 +76,41 @@ async fn proof(State(shared): State<Arc<Shared>>, Json(request): Json<ProofReque
     }
 }
 
+async fn placements(State(shared): State<Arc<Shared>>) -> Json<PlacementsAnswer> {
+    Json(shared.placements())
+}
+
 impl Shared {
-    /// What this router says as a witness. Without a memory, or for another world: no.
+    /// The highest placements that this router knows.
+    #[must_use]
+    pub fn placements(&self) -> PlacementsAnswer {
+        let table = self.table();
+        let mut newest: BTreeMap<CellId, Placement> = BTreeMap::new();
+        let mut take = |p: &Placement| {
+            if newest.get(&p.cell).is_none_or(|known| known.epoch < p.epoch) {
+                newest.insert(p.cell.clone(), p.clone());
+            }
+        };
+        table.placements().for_each(|p| take(&p.placement));
+        let book = self.witness.as_ref().map(|b| b.lock().unwrap_or_else(PoisonError::into_inner));
+        book.iter().flat_map(|b| b.known()).for_each(take);
+        PlacementsAnswer {
+            id: self.config.id.clone(),
+            region: self.config.region.clone(),
+            world: table.world().cloned(),
+            vouches_in: book.and_then(|b| b.world()),
+            placements: newest.into_values().collect(),
+        }
+    }
+
+    /// What this router says as a witness. Without a memory, or for another world: no. In a world that is not reconciled
+    /// nobody holds anything yet.
     #[must_use]
     pub fn vouch(&self, request: &VouchRequest) -> VouchAnswer {
-        let book = self.witness.as_ref().map(|b| b.lock().unwrap_or_else(PoisonError::into_inner));
+        let unreconciled =
+            self.table().world().is_some_and(|world| world.id == request.world && !world.reconciled);
+        let book = self.witness.as_ref().filter(|_| !unreconciled);
+        let book = book.map(|b| b.lock().unwrap_or_else(PoisonError::into_inner));
         let answers = request
             .asks
             .iter()

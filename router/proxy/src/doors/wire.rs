@@ -1,6 +1,6 @@
 //! What routers and agents say to each other, as JSON. Every call carries `Authorization: Bearer <peer secret>`.
 
-use domicile_model::{CellId, Epoch, Placement, RegionId, WorldId};
+use domicile_model::{CellId, Epoch, Placement, RegionId, RouterId, World, WorldId};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/witness`: does this region hold these cells at these epochs?
@@ -60,4 +60,20 @@ pub struct ProofAnswer {
     pub epoch: Epoch,
     /// How long it still lasts, in milliseconds. Count from before you asked.
     pub remaining_ms: u64,
+}
+
+/// `GET /v1/placements`: what this router knows, for whoever brings the registry back. It proves nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlacementsAnswer {
+    /// The router.
+    pub id: RouterId,
+    /// Where it runs.
+    pub region: RegionId,
+    /// The world that its routing table came from.
+    pub world: Option<World>,
+    /// The world that its memory as a witness is in: of an earlier one it vouches for nothing any more. None without a
+    /// memory.
+    pub vouches_in: Option<WorldId>,
+    /// The placement of the highest epoch that it knows of each cell, in table or memory, of this world or an earlier one.
+    pub placements: Vec<Placement>,
 }

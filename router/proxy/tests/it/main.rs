@@ -9,3 +9,4 @@ mod kit;
 mod moves;
 mod proofs;
 mod switches;
+mod worlds;
