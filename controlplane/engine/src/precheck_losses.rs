@@ -50,9 +50,9 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
 
 /// Nothing is fine; something is told and blocks nobody; unknown blocks.
 fn told(name: &str, seen: Option<String>, say: impl FnOnce(&str) -> String) -> Check {
-    match seen.as_deref() {
-        Some("") => check(name, Verdict::Passed, "none"),
-        Some(what) => check(name, Verdict::Noted, say(what)),
+    match seen {
+        Some(what) if what.is_empty() => check(name, Verdict::Passed, "none"),
+        Some(what) => check(name, Verdict::Noted, say(&what)),
         None => check(
             name,
             Verdict::Unknown,

@@ -27,7 +27,7 @@ pub struct ServeArgs {
     #[arg(long, value_parser = address)]
     pub advertise: Option<SocketAddr>,
     /// The operators: a file with lines `name sha256-of-token-in-hex [roles]`; roles are viewer, operator (the default),
-    /// approver and admin, joined by commas.
+    /// approver, losses and admin, joined by commas.
     #[arg(long)]
     pub tokens: PathBuf,
     /// The secret of the agents: file:/path or env:NAME.

@@ -84,7 +84,12 @@ impl Databases for Idle {
             replayed: (!primary).then_some(Lsn(100)),
             streaming: Some(true),
             key: Some(shown_key()),
-            beside: Some(domicile_engine::provider::Beside { jobs: Some(Vec::new()), ..Default::default() }),
+            beside: Some(domicile_engine::provider::Beside {
+                jobs: Some(Vec::new()),
+                slot_kept_bytes: Some(5),
+                slot_limit_bytes: Some(9),
+                ..Default::default()
+            }),
             loss_slot: Some(true),
             export: Some(domicile_api::agent::ExportPlace {
                 country: "US".to_owned().try_into().unwrap(),

@@ -28,6 +28,14 @@ async fn only_who_may_is_told_where_rows_lie_and_the_audit_log_keeps_who_and_why
     };
     let id = eventually(Duration::from_secs(10), "the move starts", started).await.unwrap();
 
+    let told = ["kept_bytes{cell=\"pool\"} 5", "limit_bytes{cell=\"pool\"} 9"];
+    eventually(Duration::from_secs(10), "the slot for losses is measured", || async {
+        let text = plane.get("/metrics").await.1.as_str().map(str::to_owned).unwrap_or_default();
+        told.iter().all(|line| text.contains(&format!("domicile_cell_loss_slot_{line}")))
+    })
+    .await
+    .unwrap();
+
     let (status, list) = plane.get(&format!("/v1/moves/{id}/losses")).await;
     assert_eq!((status, &list["rows_at"]), (200, &json!("us-east-1")), "the list names no path: {list}");
     let path = format!("/v1/moves/{id}/losses/locate");
