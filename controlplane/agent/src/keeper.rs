@@ -191,6 +191,9 @@ impl Agent {
         if mode.kind == Some(Kind::Primary) {
             let done = furniture::furnish(&mut connection, &self.config).await;
             self.problem("furniture", done.err().map(|f| f.to_string()));
+        } else {
+            // What follows another one opens with no proof, and needs none.
+            self.problem("lapse", None);
         }
         mode.ready = true;
         self.set_mode(*mode);
