@@ -13,7 +13,6 @@ use super::stage::Stage;
 use super::summary::Forced;
 use crate::control::{LinkAct, UnitAct};
 use crate::fault::Fault;
-use crate::load::Shape;
 use crate::oracle;
 
 pub(super) const CELL: &str = "nhs-trust-london";
@@ -55,7 +54,7 @@ pub(super) async fn tell(stage: &mut Stage, fence_ms: u64) -> anyhow::Result<For
 /// One forced move under load, the way back of the lost side included; and whether what it cost is what was said.
 pub(crate) async fn one_way(stage: &mut Stage, fence_ms: u64, case: &Case<'_>) -> anyhow::Result<Forced> {
     let Case { cell, from, to, fault, slow } = *case;
-    let load = stage.load(Shape::demo()).await?;
+    let load = stage.load(stage.shape()).await?;
     pause(Duration::from_secs(2)).await;
     let (primary, standby) = (format!("database-{cell}-{from}"), format!("database-{cell}-{to}"));
     if let Some((bytes_per_s, length)) = slow {

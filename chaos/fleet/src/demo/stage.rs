@@ -23,6 +23,7 @@ pub(crate) struct Stage {
     broken: Vec<String>,
     records: Vec<Record>,
     runs: usize,
+    shape: Shape,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,7 @@ impl Stage {
             broken: Vec::new(),
             records: Vec::new(),
             runs: 0,
+            shape: Shape::demo(),
         }
     }
 
@@ -69,6 +71,17 @@ impl Stage {
 
     pub(crate) fn control(&self) -> &Control {
         &self.play().control
+    }
+
+    /// With other users than the demo's.
+    pub(crate) fn with_users(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    /// The users of a chapter, to be added to.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape.clone()
     }
 
     /// A heading.

@@ -39,7 +39,7 @@ pub(crate) async fn one_way(
     around: Duration,
 ) -> anyhow::Result<Planned> {
     stage.operator().until_movable(cell, to).await?;
-    let load = stage.load(Shape { uploads: Some(cell.to_owned()), ..Shape::demo() }).await?;
+    let load = stage.load(Shape { uploads: Some(cell.to_owned()), ..stage.shape() }).await?;
     let held_before = stage.held().await;
     pause(around).await;
     stage.say(&format!("$ domicile failover start {cell} --to {to}"));

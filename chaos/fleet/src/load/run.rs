@@ -51,6 +51,12 @@ impl Shape {
             seeds: 20,
         }
     }
+
+    /// The same users, a fifth as busy: what programs that are not optimised can serve beside a fleet on two cores.
+    #[must_use]
+    pub fn light() -> Self {
+        Self { reads_per_s: 24, think: Duration::from_millis(100), seeds: 5, ..Self::demo() }
+    }
 }
 
 /// A running load.

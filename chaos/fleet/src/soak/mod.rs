@@ -17,7 +17,7 @@ use crate::demo::failover::{self, Case};
 use crate::demo::stage::Stage;
 use crate::demo::{routers, switchover};
 use crate::fault::Fault;
-use crate::load::Kind;
+use crate::load::{Kind, Shape};
 use crate::{oracle, verbs};
 use summary::Summary;
 
@@ -28,7 +28,7 @@ const MEMBER: &str = "etcd-ap-south-1";
 /// Load before and after a planned move.
 const AROUND: Duration = Duration::from_secs(1);
 /// Before a fault, what replication may carry for how long: less than one writer writes.
-const SLOW: (u64, Duration) = (2_000, Duration::from_secs(2));
+const SLOW: (u64, Duration) = (200, Duration::from_secs(2));
 /// Of this many forced moves in a row, one comes over a link that was not slow before: it may lose nothing at all.
 const FAST_ONE_IN: usize = 10;
 /// Until a control plane leads after a fault.
@@ -49,6 +49,9 @@ pub struct Course {
     /// Which faults, in which order. Without it a new one, which is printed.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Users a fifth as busy: for a build that is not optimised.
+    #[arg(long)]
+    pub light: bool,
     /// Delete an acknowledged write behind everybody's back: the run must fail.
     #[arg(long, hide = true)]
     pub tamper: bool,
@@ -73,7 +76,8 @@ async fn ran(dir: &Path, out: &Path, course: &Course) -> anyhow::Result<()> {
     let seed = course.seed.unwrap_or_else(rand::random);
     eprintln!("seed {seed}");
     let fleet = crate::demo::up(dir, Some(Duration::from_millis(course.fence_ms))).await?;
-    let mut stage = Stage::new().with(fleet)?;
+    let shape = if course.light { Shape::light() } else { Shape::demo() };
+    let mut stage = Stage::new().with(fleet)?.with_users(shape);
     let fence_ms = routers::fence_ms(stage.fleet()).await?;
     stage.must(fence_ms == course.fence_ms, &format!("the fleet's FENCE is {fence_ms} ms"));
     let mut summary = Summary::new(seed, fence_ms);

@@ -10,7 +10,12 @@ fn course(args: &[&str]) -> (Output, Value) {
     let home = tempfile::Builder::new().prefix("fleet-course-").tempdir().unwrap();
     let (dir, out) = (home.path().join("fleet"), home.path().join("soak"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_domicile-chaos"));
-    command.arg("--dir").arg(&dir).args(["soak", "--fence-ms", "2000", "--out"]).arg(&out).args(args);
+    command
+        .arg("--dir")
+        .arg(&dir)
+        .args(["soak", "--light", "--fence-ms", "2000", "--out"])
+        .arg(&out)
+        .args(args);
     let ended = command.output().unwrap();
     if !ended.status.success() {
         // The logs tell why.
@@ -29,7 +34,7 @@ fn ten_switchovers_cost_nothing_and_three_forced_moves_what_they_said() {
     assert_eq!((&planned["count"], &forced["count"]), (&10.into(), &3.into()));
     assert_eq!((&planned["requests_failed"], &planned["writes_lost"]), (&0.into(), &0.into()));
     let number = |value: &Value| value.as_u64().unwrap();
-    assert!(number(&planned["writes_acknowledged"]) > 1_000, "{planned:#}");
+    assert!(number(&planned["writes_acknowledged"]) > 500, "{planned:#}");
     assert!(number(&planned["write_pause_ms"]["count"]) > 10, "{planned:#}");
     assert!(number(&forced["writes_lost"]) > 0, "{forced:#}");
     assert_eq!(forced["writes_lost"], forced["listed_acknowledged"]);
