@@ -12,7 +12,7 @@ use std::time::Duration;
 use domicile_api::agent::{AgentState, Running};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::links::AddressMap;
-use domicile_model::{Epoch, FenceConstants};
+use domicile_model::{Epoch, FenceConstants, FenceLevel};
 use domicile_seal::keys::PrivateKey;
 use domicile_store::Store;
 
@@ -233,6 +233,17 @@ impl Agent {
         self.data("standby.signal").exists()
     }
 
+    /// What stops direct writers when the proof ends: looked up, not assumed. A server that is open has been let open by
+    /// this agent, and its supervisor knows the end; one that is not open lets nobody write. No watchdog is fed, so none is
+    /// ever told.
+    fn fence_level(&self) -> FenceLevel {
+        if self.mode().open && self.server.unbounded() {
+            FenceLevel::GateOnly
+        } else {
+            FenceLevel::Supervisor
+        }
+    }
+
     /// Where PostgreSQL's log is.
     pub(crate) fn log(&self) -> PathBuf {
         self.config.state_dir().join("postgresql.log")
@@ -336,6 +347,7 @@ impl Agent {
             proof: self
                 .held()
                 .map(|h| (h.epoch, u64::try_from(h.until.since(now).as_millis()).unwrap_or(u64::MAX))),
+            fence_level: Some(self.fence_level()),
             follow: memory.follow,
             losses: memory.losses,
             export: self.config.losses.as_ref().map(crate::effects::losses::place::told),

@@ -15,7 +15,7 @@ use domicile_chaos_kit::process::{Process, Spec as Run};
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::clock::{Clock, pause};
 use domicile_model::{
-    CellId, Epoch, MoveClaim, MoveId, Phase, Placement, RegionId, WitnessSet, World, WorldId,
+    CellId, Epoch, FenceLevel, MoveClaim, MoveId, Phase, Placement, RegionId, WitnessSet, World, WorldId,
 };
 use domicile_store::{Commit, Key, Store, Txn};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
@@ -216,4 +216,9 @@ async fn an_agent_that_trusts_itself_would_stay_open() {
     rig.store.outage(true);
     pause(LIMIT).await;
     rig.write(false, "unsafe").await.unwrap();
+    // What would stop its direct writers is looked up, not claimed: here nothing would.
+    let told = |state: domicile_api::agent::AgentState| state.fence_level;
+    assert_eq!(rig.state(false).await.and_then(told), Some(FenceLevel::GateOnly));
+    // The standby is open for reading only, and would be a primary under its supervisor.
+    assert_eq!(rig.state(true).await.and_then(told), Some(FenceLevel::Supervisor));
 }

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 
 use domicile_model::token::Lsn;
 use domicile_model::{
-    CellId, Country, Epoch, HandoverToken, MoveId, RegionId, SigningKey, TenantId, Token, WorldId,
+    CellId, Country, Epoch, FenceLevel, HandoverToken, MoveId, RegionId, SigningKey, TenantId, Token, WorldId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,9 @@ pub struct AgentState {
     pub fence_in_force: bool,
     /// The epoch of the proof in hand, and for how many milliseconds it still keeps the database open.
     pub proof: Option<(Epoch, u64)>,
+    /// What stops those who write to it directly when the proof ends. None from an agent that does not say.
+    #[serde(default)]
+    pub fence_level: Option<FenceLevel>,
     /// The newest `follow`, if any.
     pub follow: Option<Progress>,
     /// The newest export of losses, if any.

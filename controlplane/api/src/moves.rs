@@ -2,7 +2,7 @@
 
 use crate::agent::SequenceGuard;
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, MoveId, Need, RegionId, TenantId};
+use domicile_model::{CellId, Epoch, FenceLevel, MoveId, Need, RegionId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -349,6 +349,9 @@ pub struct MoveFacts {
     pub preview_at_promotion: Option<LossPreview>,
     /// How the old primary was known to have stopped: `fenced` (its own word) or `lapsed` (WAIT and quiet witnesses).
     pub stopped_by: Option<String>,
+    /// What was to stop direct writers of the old primary when its proof ended, as it was told last before the move. None:
+    /// nobody told.
+    pub fence_level: Option<FenceLevel>,
     /// How long was waited for that, in milliseconds.
     pub fence_wait_ms: Option<u64>,
     /// Edges that had not followed by the deadline and were left behind.

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use crate::moves::{Approval, MoveKind};
 
 use domicile_model::{
-    CellId, ClosedCell, Country, EmergencyStop, Epoch, Freeze, MoveId, Phase, RegionId, RouterId, TenantId,
+    CellId, ClosedCell, Country, EmergencyStop, Epoch, FenceLevel, Freeze, MoveId, Phase, RegionId, RouterId,
+    TenantId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,9 @@ pub struct CellView {
     /// The agents of the database pair, and the keys that they hand over with.
     #[serde(default)]
     pub agents: Vec<AgentView>,
+    /// What stops direct writers of each database of the pair; a region that never told is missing.
+    #[serde(default)]
+    pub fence_levels: Vec<FenceLevelView>,
     /// Why a person has closed it, if one has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<ClosedCell>,
@@ -173,6 +177,17 @@ pub struct AgentView {
     pub by: Option<String>,
     /// The key that it showed last to the answering control plane.
     pub shown: Option<String>,
+}
+
+/// What stops those who write to a database directly when its region's last proof ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceLevelView {
+    /// Where the database is.
+    pub region: RegionId,
+    /// As it was told last.
+    pub level: FenceLevel,
+    /// How long ago that was, in milliseconds.
+    pub age_ms: u64,
 }
 
 /// `POST /v1/cells/{id}/trust-agent`.

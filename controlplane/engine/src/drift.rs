@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use domicile_api::views::FindingView;
-use domicile_model::{Cell, ClosedReason, Phase, Placement, RegionId};
+use domicile_model::{Cell, ClosedReason, FenceLevel, Phase, Placement, RegionId};
 
 use crate::provider::Observation;
 
@@ -86,6 +86,14 @@ fn databases(cell: &Cell, placement: &Placement, seen: &Seen) -> Vec<FindingView
                 cell,
                 Some(region),
                 format!("{region} holds cell {id}, and its database takes no writes: {why}; look at its agent's log"),
+            ));
+        }
+        if holds && let Some(level) = server.fence_level.filter(|level| *level < FenceLevel::Supervisor) {
+            found.push(finding(
+                "weak-fence",
+                cell,
+                Some(region),
+                format!("the fence level of cell {id} in {region} is {level}: when its last proof ends, {}; put a `domicile agent` beside the database, which starts it", level.means()),
             ));
         }
         if !holds && server.writable == Some(true) {
@@ -214,6 +222,13 @@ mod tests {
         assert_eq!(kinds(&placed(), &seen(up.clone(), down.clone())), ["standby-down"]);
         let other = Observation { system_id: Some("8".into()), ..standby.clone() };
         assert_eq!(kinds(&placed(), &seen(up.clone(), other)), ["other-history"]);
+        let level = |level, server: &Observation| Observation { fence_level: Some(level), ..server.clone() };
+        for (told, weak) in
+            [(FenceLevel::GateOnly, true), (FenceLevel::DeadMan, true), (FenceLevel::Supervisor, false)]
+        {
+            let found = kinds(&placed(), &seen(level(told, &up), level(FenceLevel::GateOnly, &standby)));
+            assert_eq!(found == ["weak-fence"], weak, "{told}: {found:?}");
+        }
         let bare = Placement { standby: None, ..placed() };
         assert_eq!(kinds(&bare, &seen(up.clone(), standby)), ["orphaned-standby", "unprotected"]);
         assert_eq!(kinds(&bare, &seen(up.clone(), down.clone())), ["unprotected"]);

@@ -18,6 +18,7 @@ pub mod error;
 pub mod failpoint;
 #[cfg(any(test, feature = "conformance"))]
 pub mod faults;
+pub mod fence_level;
 pub mod lossmath;
 pub mod options;
 mod plan;

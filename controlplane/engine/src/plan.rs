@@ -5,6 +5,7 @@ use domicile_model::{Cell, MoveId, Need, RegionId};
 
 use crate::approval;
 use crate::definitions;
+use crate::fence_level;
 use crate::prechecks::{Looked, checks};
 use crate::provider::Observation;
 use crate::room;
@@ -16,10 +17,12 @@ impl Shared {
     /// Looks at one of the cell's servers; not having been able to look is an empty observation.
     pub(crate) async fn observe(&self, cell: &Cell, region: &RegionId) -> Observation {
         let look = self.databases.observe(cell, region);
-        tokio::time::timeout(self.options.call, look).await.unwrap_or_else(|_| Observation {
+        let seen = tokio::time::timeout(self.options.call, look).await.unwrap_or_else(|_| Observation {
             problems: vec![format!("the database of {} in {region} did not answer in time", cell.id)],
             ..Observation::default()
-        })
+        });
+        self.sampler.note(cell, region, &seen);
+        seen
     }
 
     /// The plan of such a workflow on what the registry holds. `own`: the workflow that is looked at again.
@@ -75,8 +78,12 @@ impl Shared {
             room::look(&*self.store, self.options.reserve, snapshot.routers.len()),
         );
         let constants = snapshot.world.as_ref().map(|w| w.constants);
-        let preview =
+        let fence_level = holder.and_then(|holder| self.sampler.fence_level(&cell.id, holder));
+        let mut preview =
             constants.filter(|_| request.force).map(|constants| self.sampler.preview(&cell.id, &constants));
+        if let Some(preview) = &mut preview {
+            fence_level::bound(preview, fence_level.map(|(level, _)| level), self.options.sabotage);
+        }
         let looked = Looked {
             request,
             snapshot,
@@ -84,6 +91,7 @@ impl Shared {
             standby: &standby,
             room: &room,
             lag: self.sampler.lag(&cell.id),
+            fence_level,
             preview: preview.as_ref(),
             options: &self.options,
             own,
@@ -120,6 +128,7 @@ impl Shared {
                 primary: None,
                 standby: &here,
                 lag: None,
+                fence_level: None,
                 preview: None,
                 options: &self.options,
                 own,

@@ -1,14 +1,16 @@
 //! The checks before a move: named, each with a verdict and a sentence. Unknown blocks as a failure does. Pure.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use domicile_api::moves::{Check, LossPreview, MoveRequest, Verdict};
 use domicile_api::views::LagView;
 use domicile_model::invariants::may_serve;
-use domicile_model::{MoveId, Phase, Role, TenantId};
+use domicile_model::{FenceLevel, MoveId, Phase, Role, TenantId};
 use jiff::Timestamp;
 
 use crate::brakes;
+use crate::fence_level;
 use crate::options::Options;
 use crate::provider::Observation;
 use crate::room::{RoomSeen, registry_room};
@@ -23,6 +25,8 @@ pub(crate) struct Looked<'a> {
     pub(crate) standby: &'a Observation,
     pub(crate) room: &'a RoomSeen,
     pub(crate) lag: Option<LagView>,
+    /// What stops direct writers of the present primary, and how long ago it told; none: nobody told.
+    pub(crate) fence_level: Option<(FenceLevel, Duration)>,
     pub(crate) preview: Option<&'a LossPreview>,
     pub(crate) options: &'a Options,
     /// The move that is looked at again, which is no other move.
@@ -55,6 +59,7 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
         tenants(on),
         target_gates(on),
         standby(on),
+        fence_level::checked(on),
     ];
     if on.request.force {
         all.push(consent(on));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, SequenceGuard};
 use domicile_model::token::Lsn;
-use domicile_model::{Cell, Epoch, HandoverToken, MoveId, RegionId, SigningKey, Token};
+use domicile_model::{Cell, Epoch, FenceLevel, HandoverToken, MoveId, RegionId, SigningKey, Token};
 
 /// Why an effect has no result. The engine treats each differently.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -52,6 +52,9 @@ pub struct Observation {
     pub key: Option<SigningKey>,
     /// The highest token seen.
     pub highest: Option<Token>,
+    /// What stops direct writers when the proof ends. Told only by what would do it, or by a provider that knows that
+    /// nothing does; none: nobody told.
+    pub fence_level: Option<FenceLevel>,
     /// A job under way or ended: `follow` or `losses`, its token, how, done or the reason of its failure.
     pub follow: Option<Job>,
     /// The newest export of losses.

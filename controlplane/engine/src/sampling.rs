@@ -10,7 +10,7 @@ use domicile_api::moves::LossPreview;
 use domicile_api::views::{HealthView, LagView};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::token::Lsn;
-use domicile_model::{Cell, CellId, FenceConstants, RegionId, SigningKey};
+use domicile_model::{Cell, CellId, FenceConstants, FenceLevel, RegionId, SigningKey};
 
 use crate::lossmath::{self, Moment, millis};
 use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
@@ -58,6 +58,8 @@ struct Looks {
     slot_bytes: Option<(u64, Option<u64>)>,
     /// The key that each agent showed last.
     keys: BTreeMap<RegionId, SigningKey>,
+    /// What each server told last of what stops its direct writers.
+    levels: BTreeMap<RegionId, (BootTime, FenceLevel)>,
     /// Each server as it was seen last.
     servers: BTreeMap<RegionId, (BootTime, Observation)>,
 }
@@ -154,7 +156,7 @@ impl Sampler {
     }
 
     /// Looks at both databases of a cell for what is wrong with them.
-    async fn look(&self, cell: &Cell, holder: &RegionId) {
+    pub(crate) async fn look(&self, cell: &Cell, holder: &RegionId) {
         let asked = self.clock.now();
         let one = async |region: &RegionId| {
             let look = tokio::time::timeout(MOST, self.databases.observe(cell, region)).await;
@@ -166,6 +168,7 @@ impl Sampler {
             self.with(|known| {
                 known.entry(cell.id.clone()).or_default().looks.servers.insert(region.clone(), kept);
             });
+            self.note(cell, region, &seen);
             if let Some(key) = seen.key {
                 let known = |known: &mut BTreeMap<CellId, History>| {
                     known.entry(cell.id.clone()).or_default().looks.keys.insert(region.clone(), key);
@@ -218,6 +221,24 @@ impl Sampler {
     #[must_use]
     pub fn keys(&self, cell: &CellId) -> BTreeMap<RegionId, SigningKey> {
         self.with(|known| known.get(cell).map(|h| h.looks.keys.clone()).unwrap_or_default())
+    }
+
+    /// Keeps what a look at a server told of what stops its direct writers: the server may be gone when that is asked.
+    pub(crate) fn note(&self, cell: &Cell, region: &RegionId, seen: &Observation) {
+        let Some(level) = seen.fence_level else { return };
+        let now = self.clock.now();
+        self.with(|known| {
+            known.entry(cell.id.clone()).or_default().looks.levels.insert(region.clone(), (now, level));
+        });
+    }
+
+    /// What stops direct writers of a cell's database, as it was told last, and how long ago. None: nobody told this
+    /// control plane.
+    #[must_use]
+    pub fn fence_level(&self, cell: &CellId, region: &RegionId) -> Option<(FenceLevel, Duration)> {
+        let now = self.clock.now();
+        let (at, level) = self.with(|known| known.get(cell)?.looks.levels.get(region).copied())?;
+        Some((level, now.since(at)))
     }
 
     /// A cell's servers as they were seen at most this long ago; one that was not looked at since is missing.

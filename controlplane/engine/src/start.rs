@@ -70,6 +70,7 @@ impl Engine {
         let facts = MoveFacts {
             accepted_loss: request.accept_loss,
             preview: plan.preview.clone(),
+            fence_level: self.shared.sampler.fence_level(&request.cell, &from).map(|(level, _)| level),
             ..MoveFacts::default()
         };
         let approval = self.approval(id, by, request, &plan, &snapshot)?;

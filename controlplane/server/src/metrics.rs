@@ -25,6 +25,9 @@ pub struct Metrics {
     pub loss_slot_kept: IntGaugeVec,
     /// See [`Self::loss_slot_kept`]; absent where there is no limit.
     pub loss_slot_limit: IntGaugeVec,
+    /// What stops direct writers of the database that holds a cell, by cell: 0 gate-only, 1 dead-man, 2 supervisor,
+    /// 3 watchdog; absent where nobody told.
+    pub fence_level: IntGaugeVec,
     /// 1 while the operators' file can't be used and the last good one counts.
     pub tokens_broken: IntGauge,
     /// How full the registry is.
@@ -66,6 +69,11 @@ impl Metrics {
             "domicile_cell_loss_slot_limit_bytes",
             "the most it may keep before it is given up (max_slot_wal_keep_size)",
         )?;
+        let fence_level = of_cells(
+            "domicile_cell_fence_level",
+            "what stops direct writers of the holder's database: 0 gate-only, 1 dead-man, 2 supervisor, 3 watchdog",
+        )?;
+        registry.register(Box::new(fence_level.clone()))?;
         registry.register(Box::new(loss_slot_kept.clone()))?;
         registry.register(Box::new(loss_slot_limit.clone()))?;
         registry.register(Box::new(connections.clone()))?;
@@ -89,6 +97,7 @@ impl Metrics {
             tokens_broken,
             loss_slot_kept,
             loss_slot_limit,
+            fence_level,
             room,
             drift,
             archive,

@@ -145,11 +145,12 @@ pub struct DriftMetrics {
 }
 
 /// Every kind of finding, so that those that are over show zero.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "move-without-record",
     "conflict",
     "placed-elsewhere",
     "holder-not-writable",
+    "weak-fence",
     "stray-primary",
     "standby-down",
     "orphaned-standby",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use domicile_model::clock::{BootTime, pause};
-use domicile_model::{Cell, CellId, Placement, RegionId};
+use domicile_model::{Cell, CellId, FenceLevel, Placement, RegionId};
 use domicile_store::{StoreError, codec};
 
 use crate::app::App;
@@ -40,10 +40,10 @@ pub(crate) async fn run(app: &App) {
     }
 }
 
-/// The slots of all cells, for alarms: one that nears its limit will be given up.
+/// The slots of all cells, for alarms: one that nears its limit will be given up. And what stops direct writers.
 fn tell(app: &App, cells: &[(Cell, RegionId)]) {
     let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    for (cell, _) in cells {
+    for (cell, holder) in cells {
         let lag = app.engine.sampler().lag(&cell.id);
         let of = |gauges: &prometheus::IntGaugeVec, bytes: Option<u64>| match bytes {
             Some(bytes) => gauges.with_label_values(&[cell.id.as_str()]).set(whole(bytes)),
@@ -52,6 +52,11 @@ fn tell(app: &App, cells: &[(Cell, RegionId)]) {
         };
         of(&app.metrics.loss_slot_kept, lag.as_ref().and_then(|l| l.loss_slot_kept_bytes));
         of(&app.metrics.loss_slot_limit, lag.as_ref().and_then(|l| l.loss_slot_limit_bytes));
+        let level = app.engine.sampler().fence_level(&cell.id, holder).map(|(level, _)| level);
+        of(
+            &app.metrics.fence_level,
+            level.map(|level| FenceLevel::ALL.iter().take_while(|l| **l < level).count() as u64),
+        );
     }
 }
 

@@ -25,6 +25,7 @@ pub fn cell(current: &Current, cell: &Cell, lag: Option<LagView>) -> CellView {
         lag,
         health: None,
         agents: Vec::new(),
+        fence_levels: Vec::new(),
         closed: current.closed.get(&cell.id).cloned(),
         moving: current.moves.get(&cell.id).map(ToString::to_string),
     }

@@ -8,6 +8,7 @@ pub mod brake;
 pub mod clock;
 pub mod closed;
 pub mod epoch;
+pub mod fence_level;
 pub mod fleet;
 pub mod host;
 pub mod ids;
@@ -27,6 +28,7 @@ pub use approval::{Approvals, Change, Need};
 pub use brake::{EmergencyStop, Freeze, Moved};
 pub use closed::{ClosedCell, StoppedAt};
 pub use epoch::{Epoch, Revision};
+pub use fence_level::FenceLevel;
 pub use fleet::{Cell, Database, DatabaseEndpoint, Fleet, Jurisdiction, Region, Tenant};
 pub use host::{HostName, HostPattern};
 pub use ids::{

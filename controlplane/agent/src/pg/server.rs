@@ -36,6 +36,8 @@ struct Child {
     exited: watch::Receiver<Option<i32>>,
     /// How long the log was before this run.
     log_from: u64,
+    /// The supervisor knows a moment at which to kill it.
+    bounded: bool,
 }
 
 /// The server's process, if it runs.
@@ -143,7 +145,7 @@ impl Server {
             tell.send_replace(Some(status.ok().and_then(|s| s.code()).unwrap_or(1)));
         });
         self.killed.store(false, Ordering::SeqCst);
-        *lock(&self.child) = Some(Child { supervisor, words, exited, log_from });
+        *lock(&self.child) = Some(Child { supervisor, words, exited, log_from, bounded: false });
         Ok(())
     }
 
@@ -153,9 +155,18 @@ impl Server {
             Some(moment) => format!("until {}\n", moment.as_nanos()),
             None => "until never\n".to_owned(),
         };
-        lock(&self.child)
-            .as_ref()
-            .is_some_and(|c| rustix::io::write(&c.words, line.as_bytes()).is_ok_and(|n| n == line.len()))
+        lock(&self.child).as_mut().is_some_and(|c| {
+            let told = rustix::io::write(&c.words, line.as_bytes()).is_ok_and(|n| n == line.len());
+            if told {
+                c.bounded = moment.is_some();
+            }
+            told
+        })
+    }
+
+    /// Whether a server runs whose supervisor knows no moment at which to kill it.
+    pub(crate) fn unbounded(&self) -> bool {
+        lock(&self.child).as_ref().is_some_and(|c| !c.bounded)
     }
 
     /// Sends a signal to the postmaster: SIGHUP reloads, SIGINT begins a clean stop.

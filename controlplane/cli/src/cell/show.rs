@@ -1,6 +1,6 @@
 //! `domicile cell show CELL`
 
-use domicile_api::views::{AgentView, CellView};
+use domicile_api::views::{AgentView, CellView, FenceLevelView};
 use domicile_model::CellId;
 
 use crate::cell::list::{closed, lag, problems};
@@ -49,6 +49,10 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
             l.standby_sample_age_ms.map_or("never".into(), |a| format!("{} ago", millis(a))),
         ));
     }
+    let levels: Vec<String> = cell.fence_levels.iter().map(level).collect();
+    if !levels.is_empty() {
+        pairs.push(("fence level", levels.join("\n")));
+    }
     let agents: Vec<String> = cell.agents.iter().map(agent).collect();
     if !agents.is_empty() {
         pairs.push(("agents", agents.join("\n")));
@@ -57,6 +61,12 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
     closed(std::slice::from_ref(&cell), out)?;
     problems(std::slice::from_ref(&cell), out)?;
     Ok(Exit::Ok)
+}
+
+/// What stops direct writers of a database when its region's proof ends.
+fn level(told: &FenceLevelView) -> String {
+    let FenceLevelView { region, level, age_ms } = told;
+    format!("{region} {level}: {} (told {} ago)", level.means(), millis(*age_ms))
 }
 
 /// By which key an agent's word is believed, and whether it is the one that it shows.

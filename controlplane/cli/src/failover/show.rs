@@ -60,6 +60,7 @@ pub(crate) fn table(view: &MoveView, out: &mut Out) -> Result<(), Failure> {
     let measured = [
         ("waited for approval", facts.approval_ms.map(millis)),
         ("stopped by", facts.stopped_by.clone()),
+        ("fence level", facts.fence_level.map(|l| l.to_string())),
         ("waited for the fence", facts.fence_wait_ms.map(millis)),
         ("closed for", facts.closed_ms.map(millis)),
         ("serving epoch", facts.serving_epoch.map(|e| e.to_string())),

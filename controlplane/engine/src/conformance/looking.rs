@@ -1,5 +1,7 @@
 //! Looking: a primary and a standby as they are.
 
+use domicile_model::FenceLevel;
+
 use super::{Bench, soon};
 
 pub(super) async fn a_pair_looks_as_it_is(bench: &Bench<'_>) {
@@ -17,6 +19,8 @@ pub(super) async fn a_pair_looks_as_it_is(bench: &Bench<'_>) {
     );
     assert!(primary.flushed.is_some() && primary.fence.is_none(), "{primary:#?}");
     assert_eq!((primary.prepared_transactions, primary.can_rewind), (Some(0), Some(true)), "{primary:#?}");
+    // What ends its direct writers tells so itself.
+    assert!(primary.fence_level.is_some_and(FenceLevel::bounds_direct_writes), "{primary:#?}");
     assert!(primary.problems.is_empty() && primary.follow.is_none(), "{primary:#?}");
     let standby = bench
         .seen(&bench.b, "a standby that streams", |seen| {

@@ -2,12 +2,14 @@
 //! old primary had certainly stopped, and is listed as soon as the old primary can be read.
 
 use domicile_api::moves::{LogEvent, LossPreview};
+use domicile_model::FenceLevel;
 use domicile_model::clock::pause;
 
 use crate::definitions::stop::{self, Stopped};
 use crate::definitions::{no_such_step, promotion, reprotect};
 use crate::effect::Way;
 use crate::error::Halt;
+use crate::fence_level;
 use crate::provider::Observation;
 use crate::record::Standing;
 use crate::run::{Edge, Run};
@@ -48,12 +50,14 @@ pub(crate) async fn forward(run: &mut Run) -> Result<(), Halt> {
 /// The old primary has certainly stopped: by its agent's word, at once; else by waiting until no proof is left.
 async fn fence(run: &mut Run) -> Result<(), Halt> {
     let stopped = stop::stopped(run, true).await?;
+    let level = fence_level(run);
     let note = match &stopped {
         Stopped::Fenced(_, true) => "stopped cleanly",
         Stopped::Fenced(_, false) => "stopped at once",
-        Stopped::Lapsed => "no answer; every proof has lapsed",
+        Stopped::Lapsed => &fence_level::waited_for(level),
     };
     run.done(note, |flow| {
+        flow.facts.fence_level = level;
         flow.facts.fence_wait_ms = stop::since(flow.outputs.closed_at);
         flow.facts.stopped_by = Some(match stopped {
             Stopped::Fenced(handover, clean) => {
@@ -66,6 +70,12 @@ async fn fence(run: &mut Run) -> Result<(), Halt> {
     })
     .await
     .map(|_| ())
+}
+
+/// What stops direct writers of the old primary: as it told last, here or to whoever started the move.
+fn fence_level(run: &Run) -> Option<FenceLevel> {
+    let told = run.shared.sampler.fence_level(&run.cell.id, &run.flow.from);
+    told.map(|(level, _)| level).or(run.flow.facts.fence_level)
 }
 
 /// The standby replays all that it received: up to the handed-over position, or until it stands still.
@@ -116,12 +126,17 @@ async fn loss_check(run: &mut Run) -> Result<(), Halt> {
             ],
         }
     } else {
-        run.shared.sampler.loss_when_stopped(
+        let mut loss = run.shared.sampler.loss_when_stopped(
             &run.cell.id,
             &run.world.constants,
             run.close_seen,
             seen.replayed,
-        )
+        );
+        // By its agent's word it has stopped, and with it all who wrote to it directly.
+        if run.flow.outputs.handover.is_none() {
+            fence_level::bound(&mut loss, fence_level(run), run.options().sabotage);
+        }
+        loss
     };
     let accepted = run.flow.outputs.consented.or(run.flow.request.accept_loss).unwrap_or(0);
     let fine = match preview.total() {

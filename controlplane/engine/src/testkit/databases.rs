@@ -111,6 +111,7 @@ impl Databases for FakeDatabases {
             fence: server.fence.clone(),
             key: Some(super::key_of(at)),
             highest: server.highest.clone(),
+            fence_level: server.fence_level,
             follow: server.follow.clone(),
             losses: server.losses.clone(),
             export: server.export.clone(),

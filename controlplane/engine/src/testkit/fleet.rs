@@ -6,7 +6,7 @@ use domicile_model::clock::pause;
 use domicile_model::invariants::epoch_rises;
 use domicile_model::proof::held_by;
 use domicile_model::{
-    BootId, BusyCell, Phase, Placement, RegionId, Revision, Role, RouterState, WitnessState,
+    BootId, BusyCell, FenceLevel, Phase, Placement, RegionId, Revision, Role, RouterState, WitnessState,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Key, Store, Txn};
@@ -119,7 +119,10 @@ impl Sim {
                 world.keep(&at, self.clock.now(), self.registry.constants.fence());
                 let serves = placement.phase == Phase::Serving && held_by(&placement, &at);
                 let stale = world.may_still_write(&at, self.clock.now(), self.registry.constants.fence());
-                if (serves || stale) && world.servers[&at].writable && world.servers[&at].fence.is_none() {
+                if (serves || stale || world.writes_directly(&at))
+                    && world.servers[&at].writable
+                    && world.servers[&at].fence.is_none()
+                {
                     world.write(&at);
                 }
             }
@@ -166,6 +169,12 @@ impl super::World2 {
             && self.closed_at.is_none_or(|closed| now.since(closed) < fence)
     }
 
+    /// Whether somebody writes past the gates to a server that is cut off, and nothing stops that.
+    fn writes_directly(&self, at: &RegionId) -> bool {
+        let server = &self.servers[at];
+        !server.reachable && server.fence_level == Some(FenceLevel::GateOnly)
+    }
+
     /// What a server's own agent does: stops it when its proof of a cell that it has lost ends, whatever orders it takes
     /// or not, and opens it again once its region holds the cell.
     fn keep(&mut self, at: &RegionId, now: domicile_model::clock::BootTime, fence: Duration) {
@@ -178,6 +187,8 @@ impl super::World2 {
             if server.lapsed && server.fence.is_none() {
                 (server.lapsed, server.writable) = (false, true);
             }
+        } else if server.fence_level == Some(FenceLevel::GateOnly) {
+            // Nothing stops it.
         } else if holder.is_none() && held.as_ref() == Some(at) && ended && server.writable && !server.private
         {
             (server.lapsed, server.writable, server.streaming) = (true, false, false);

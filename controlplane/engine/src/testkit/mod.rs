@@ -15,8 +15,9 @@ use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
 use domicile_model::{
     AgentKey, Approvals, BootId, Cell, CellId, Change, ClosedCell, ClosedReason, Country, Epoch,
-    FenceConstants, HandoverToken, LeaderFence, Need, Phase, Placement, Region, RegionId, Residency, Role,
-    RouterId, SecretRef, SigningKey, StoppedAt, Tenant, TenantId, Token, WitnessSet, World, WorldId,
+    FenceConstants, FenceLevel, HandoverToken, LeaderFence, Need, Phase, Placement, Region, RegionId,
+    Residency, Role, RouterId, SecretRef, SigningKey, StoppedAt, Tenant, TenantId, Token, WitnessSet, World,
+    WorldId,
 };
 use domicile_store::codec::decode;
 use domicile_store::{Commit, Entry, Key, Leadership, MemoryStore, Op, Store, Txn};
@@ -55,6 +56,8 @@ pub(crate) struct Server {
     pub(crate) checkpoint: u64,
     pub(crate) fence: Option<(HandoverToken, bool)>,
     pub(crate) highest: Option<Token>,
+    /// What it tells of what stops its direct writers.
+    pub(crate) fence_level: Option<FenceLevel>,
     pub(crate) follow: Option<Job>,
     pub(crate) losses: Option<Job>,
     /// The list that the newest export made.
@@ -142,6 +145,7 @@ fn server(writable: bool) -> Server {
         checkpoint: 0,
         fence: None,
         highest: None,
+        fence_level: Some(FenceLevel::Supervisor),
         follow: None,
         losses: None,
         report: None,
@@ -331,9 +335,12 @@ impl Sim {
         let engine = Engine::new(store, Arc::new(FakeDatabases(self.clone())), self.clock.clone(), options);
         let (sampler, sim) = (engine.sampler().clone(), self.clone());
         tokio::spawn(async move {
-            loop {
+            for round in 0_u64.. {
                 let holder = sim.world().placements.last().and_then(|p| p.holder.clone());
                 if let Some(holder) = holder {
+                    if round.is_multiple_of(12) {
+                        sampler.look(&sim.cell, &holder).await;
+                    }
                     sampler.sample(&sim.cell, &holder).await;
                 }
                 pause(Duration::from_millis(250)).await;

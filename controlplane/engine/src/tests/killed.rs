@@ -180,6 +180,7 @@ const NEVER: Death = Death {
         skip_acceptance: false,
         skip_wait: false,
         skip_loss_check: false,
+        any_fence_level: false,
         forget_intent: false,
         unfenced: false,
         trust_old_fence: false,

@@ -6,6 +6,7 @@ mod closing;
 mod conformance;
 mod deposed;
 mod faults;
+mod fence_level;
 mod handover;
 mod happy;
 mod killed;

@@ -270,6 +270,7 @@ fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     seen.fence = state.fence.map(|f| (f.handover, f.clean));
     seen.key = state.key;
     seen.highest = state.highest;
+    seen.fence_level = state.fence_level;
     let job = |p: domicile_api::agent::Progress| Job {
         token: p.token,
         how: p.how,

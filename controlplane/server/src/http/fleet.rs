@@ -8,10 +8,10 @@ use axum::middleware::Next;
 use axum::{Json, response::IntoResponse, response::Response};
 use domicile_api::problem::{Mistake, Problem};
 use domicile_api::views::{
-    AGE_MS, ApplyReport, ApplyRequest, CellView, LEADER, PlannedChange, RegionView, RouteView, Status,
-    TenantView, TrustRequest,
+    AGE_MS, ApplyReport, ApplyRequest, CellView, FenceLevelView, LEADER, PlannedChange, RegionView,
+    RouteView, Status, TenantView, TrustRequest,
 };
-use domicile_model::Tenant;
+use domicile_model::{RegionId, Tenant};
 use http::HeaderValue;
 
 use crate::agents::{self, TrustError};
@@ -72,7 +72,12 @@ fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellV
     let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
     let health = cell.database.as_ref().and_then(|_| app.engine.sampler().health(&cell.id));
     let agents = agents::views(app, current, cell);
-    CellView { health, agents, ..views::cell(current, cell, lag) }
+    let told = |region: &RegionId| {
+        let (level, age) = app.engine.sampler().fence_level(&cell.id, region)?;
+        Some(FenceLevelView { region: region.clone(), level, age_ms: millis(age) })
+    };
+    let fence_levels = [&cell.primary, &cell.dr].into_iter().filter_map(told).collect();
+    CellView { health, agents, fence_levels, ..views::cell(current, cell, lag) }
 }
 
 pub(crate) async fn regions(Extension(view): Extension<View>) -> Json<Vec<RegionView>> {

@@ -84,6 +84,7 @@ impl Databases for Idle {
             replayed: (!primary).then_some(Lsn(100)),
             streaming: Some(true),
             key: Some(shown_key()),
+            fence_level: Some(domicile_model::FenceLevel::Supervisor),
             beside: Some(domicile_engine::provider::Beside {
                 jobs: Some(Vec::new()),
                 slot_kept_bytes: Some(5),

@@ -31,10 +31,14 @@ async fn only_who_may_is_told_where_rows_lie_and_the_audit_log_keeps_who_and_why
     let told = ["kept_bytes{cell=\"pool\"} 5", "limit_bytes{cell=\"pool\"} 9"];
     eventually(Duration::from_secs(10), "the slot for losses is measured", || async {
         let text = plane.get("/metrics").await.1.as_str().map(str::to_owned).unwrap_or_default();
-        told.iter().all(|line| text.contains(&format!("domicile_cell_loss_slot_{line}")))
+        text.contains("domicile_cell_fence_level{cell=\"pool\"} 2")
+            && told.iter().all(|line| text.contains(&format!("domicile_cell_loss_slot_{line}")))
     })
     .await
     .unwrap();
+    let (_, cell) = plane.get("/v1/cells/pool").await;
+    assert_eq!(cell["fence_levels"][0]["region"], "us-east-1", "{cell}");
+    assert_eq!(cell["fence_levels"][0]["level"], "supervisor", "{cell}");
 
     let (status, list) = plane.get(&format!("/v1/moves/{id}/losses")).await;
     assert_eq!((status, &list["rows_at"]), (200, &json!("us-east-1")), "the list names no path: {list}");
