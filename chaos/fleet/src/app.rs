@@ -1,4 +1,4 @@
-//! The clinic application: encounters of patients, one row each.
+//! The clinic application: encounters of patients, one row each; and a worker beside it.
 //!
 //! It believes the gate in front of it: `Domicile-Tenant` says whose request this is. Every answer names the region,
 //! the database's system id and timeline, and the epoch that the gate gave the request, so that an oracle can tell who
@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Executor, PgConnection, PgPool, Row, SqlSafeStr};
+
+pub mod worker;
 
 /// The most that an upload may hold.
 const UPLOAD: usize = 64 << 20;
@@ -65,6 +67,9 @@ pub struct Options {
     /// The role's password: `file:…` or `env:…`.
     #[arg(long)]
     pub password: String,
+    /// The worker beside it, if it has one.
+    #[command(flatten)]
+    pub worker: Option<worker::Options>,
 }
 
 /// A new encounter.
@@ -155,6 +160,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .connect_lazy_with(connect);
     tokio::spawn(keep_warm(pool.clone()));
     let clinic = Clinic { pool, region: options.region };
+    let work = options.worker.map(|options| tokio::spawn(worker::work(clinic.clone(), options)));
     let routes = Router::new()
         .route("/encounters", post(write))
         .route("/encounters/{key}", get(read))
@@ -164,7 +170,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("can't listen at {}", options.listen))?;
-    axum::serve(listener, routes).await.context("the application has ended")
+    let serve = async { axum::serve(listener, routes).await.context("the application has ended") };
+    match work {
+        // A worker that can't keep its journal would do what nobody knows of.
+        Some(work) => tokio::select! { served = serve => served, worked = work => worked? },
+        None => serve.await,
+    }
 }
 
 /// Looks after the warm connections, for ever. The pool's own minimum is looked at every ten minutes only, and gives up
@@ -199,7 +210,8 @@ async fn write(
     headers: HeaderMap,
     Json(new): Json<NewEncounter>,
 ) -> Result<Response, Failure> {
-    insert(&clinic, &headers, new).await
+    let answer = insert(&clinic, tenant(&headers)?, epoch(&headers), new).await?;
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 async fn upload(
@@ -219,7 +231,9 @@ async fn upload(
         hash.update(&piece);
     }
     let content = upload_content(&hex::encode(hash.finalize()), length);
-    insert(&clinic, &headers, NewEncounter { key, patient: "upload".to_owned(), content }).await
+    let new = NewEncounter { key, patient: "upload".to_owned(), content };
+    let answer = insert(&clinic, tenant(&headers)?, epoch(&headers), new).await?;
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 /// What is kept of an upload.
@@ -228,8 +242,7 @@ pub fn upload_content(sha256: &str, length: usize) -> String {
     format!("upload of {length} bytes, sha256 {sha256}")
 }
 
-async fn insert(clinic: &Clinic, headers: &HeaderMap, new: NewEncounter) -> Result<Response, Failure> {
-    let tenant = tenant(headers)?;
+async fn insert(clinic: &Clinic, tenant: &str, epoch: u64, new: NewEncounter) -> Result<Answer, Failure> {
     let mut transaction = clinic.pool.begin().await?;
     let row = sqlx::query(INSERT)
         .bind(tenant)
@@ -239,9 +252,9 @@ async fn insert(clinic: &Clinic, headers: &HeaderMap, new: NewEncounter) -> Resu
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or(Failure::Taken)?;
-    let answer = answer(clinic, headers, new.key, &row)?;
+    let answer = answer(clinic, epoch, new.key, &row)?;
     transaction.commit().await?;
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    Ok(answer)
 }
 
 async fn read(
@@ -256,19 +269,13 @@ async fn read(
         .fetch_optional(&clinic.pool)
         .await?
         .ok_or(Failure::Unknown)?;
-    Ok(Json(answer(&clinic, &headers, key, &row)?).into_response())
+    Ok(Json(answer(&clinic, epoch(&headers), key, &row)?).into_response())
 }
 
-fn answer(
-    clinic: &Clinic,
-    headers: &HeaderMap,
-    key: String,
-    row: &sqlx::postgres::PgRow,
-) -> Result<Answer, Failure> {
+fn answer(clinic: &Clinic, epoch: u64, key: String, row: &sqlx::postgres::PgRow) -> Result<Answer, Failure> {
     let segment: String = row.try_get(2)?;
     // The name of a write-ahead segment begins with its timeline, in eight hexadecimal digits.
     let timeline = segment.get(..8).and_then(|t| u32::from_str_radix(t, 16).ok()).unwrap_or(0);
-    let epoch = headers.get("domicile-epoch").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
     Ok(Answer {
         key,
         content: row.try_get(0)?,
@@ -277,6 +284,11 @@ fn answer(
         timeline,
         epoch,
     })
+}
+
+/// The epoch under which the gate let the request in; zero without a gate.
+fn epoch(headers: &HeaderMap) -> u64 {
+    headers.get("domicile-epoch").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn tenant(headers: &HeaderMap) -> Result<&str, Failure> {

@@ -92,6 +92,13 @@ pub fn check_one_writer(records: &[Record]) -> Result<(), Broken> {
     one_writer(&log)
 }
 
+/// How many rows workers of `cell` have written under this epoch or a newer one, as far as they may say so.
+#[must_use]
+pub fn jobs(records: &[Record], cell: &str, epoch: u64) -> u64 {
+    let jobs = records.iter().filter(|r| r.kind == crate::load::Kind::Job && r.cell == cell);
+    jobs.filter_map(Record::answer).filter(|a| a.epoch >= epoch).count() as u64
+}
+
 /// How the listed transactions relate to what the users know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Listed {
@@ -133,11 +140,11 @@ pub fn classify(report: &LossReport, exports: &[Export], records: &[Record]) -> 
 /// The numbers of a phase.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Numbers {
-    /// Requests sent.
+    /// Requests that users sent.
     pub requests: u64,
     /// Of them not answered as expected within 10 s.
     pub requests_failed: u64,
-    /// Writes acknowledged.
+    /// Writes acknowledged, those of workers among them.
     pub writes_acknowledged: u64,
     /// Per writer of the cell, the longest gap between two acknowledgements: the middle one of all writers.
     pub write_pause_ms_p50: f64,
@@ -159,8 +166,8 @@ pub fn numbers(records: &[Record], cell: &str) -> Numbers {
         .collect();
     reads.sort_by(f64::total_cmp);
     Numbers {
-        requests: records.len() as u64,
-        requests_failed: records.iter().filter(|r| r.failed()).count() as u64,
+        requests: records.iter().filter(|r| r.by_user()).count() as u64,
+        requests_failed: records.iter().filter(|r| r.by_user() && r.failed()).count() as u64,
         writes_acknowledged: records.iter().filter(|r| r.acknowledged()).count() as u64,
         write_pause_ms_p50: quantile(&pauses, 50),
         write_pause_ms_max: pauses.last().copied().unwrap_or(0.0),
@@ -209,7 +216,7 @@ pub struct Cost {
 /// What a forced move of `cell` cost. `killed` is when its region was killed.
 #[must_use]
 pub fn cost(records: &[Record], cell: &str, killed: u64, stored: &Stored) -> Cost {
-    let mine: Vec<&Record> = records.iter().filter(|r| r.cell == cell).collect();
+    let mine: Vec<&Record> = records.iter().filter(|r| r.cell == cell && r.by_user()).collect();
     let first_epoch = mine.iter().filter_map(|r| r.answer()).map(|a| a.epoch).min().unwrap_or(0);
     let before =
         mine.iter().filter(|r| r.acknowledged() && r.answer().is_some_and(|a| a.epoch == first_epoch));
@@ -236,7 +243,7 @@ pub fn cost(records: &[Record], cell: &str, killed: u64, stored: &Stored) -> Cos
 #[must_use]
 pub fn failures(records: &[Record]) -> Vec<String> {
     let mut kinds: BTreeMap<String, (usize, &Record)> = BTreeMap::new();
-    for record in records.iter().filter(|r| r.failed()) {
+    for record in records.iter().filter(|r| r.by_user() && r.failed()) {
         let kind = match &record.outcome {
             Outcome::Refused { status, .. } => format!("status {status}"),
             Outcome::Unanswered { .. } => "no answer".to_owned(),

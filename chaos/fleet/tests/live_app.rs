@@ -1,15 +1,18 @@
 //! The clinic application and the oracle on a real PostgreSQL.
 #![expect(clippy::unwrap_used, reason = "what goes wrong in a test shall stop it")]
 
+use std::path::Path;
 use std::time::Duration;
 
-use domicile_chaos::app::{self, Answer, NewEncounter};
+use domicile_chaos::app::{self, Answer, NewEncounter, worker};
 use domicile_chaos::fleet::file::DatabaseAccess;
 use domicile_chaos::fleet::files::SCHEMA;
 use domicile_chaos::load::{Kind, Outcome, Record};
 use domicile_chaos::oracle;
+use domicile_chaos_kit::process::{Process, Spec};
 use domicile_chaos_kit::{ports, postgres, wait};
 use domicile_model::SecretRef;
+use domicile_model::clock::Clock;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -48,6 +51,7 @@ async fn clinic_at(home: tempfile::TempDir, server: postgres::Postgres, spec: &p
         name: spec.database.clone(),
         user: "app".into(),
         password: password.clone(),
+        worker: None,
     };
     tokio::spawn(app::run(options));
     let base = format!("http://{listen}");
@@ -157,4 +161,112 @@ async fn sessions_that_were_warm_on_a_standby_write_after_its_promotion() {
     }
     assert_eq!(sessions(), before, "the sessions from before the promotion have written, and no other");
     assert_eq!(oracle::stored(&clinic.access).await.unwrap().len(), app::WARM);
+}
+
+/// A gate of this region that routes by a file, and whose file says where the cell is.
+struct Gate {
+    _process: Process,
+    admin: std::net::SocketAddr,
+    file: std::path::PathBuf,
+    http: reqwest::Client,
+}
+
+impl Gate {
+    async fn start(dir: &Path) -> Self {
+        let (listen, admin) = (ports::free_address().unwrap(), ports::free_address().unwrap());
+        let file = dir.join("regions.toml");
+        std::fs::write(&file, regions("us-east-1", "us-west-2")).unwrap();
+        let router = Path::new(env!("CARGO_BIN_EXE_domicile-chaos")).with_file_name("domicile-router");
+        let spec = Spec::new("gate", router, dir)
+            .args(["--role", "gate", "--id", "gate-a", "--region", "us-east-1"])
+            .args(["--registry", &format!("file:{}", file.display())])
+            .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+        let process = Process::start(spec).unwrap();
+        let gate = Self { _process: process, admin, file, http: reqwest::Client::new() };
+        gate.says(true).await;
+        gate
+    }
+
+    async fn says(&self, writer: bool) {
+        let url = format!("http://{}/cells/mercy-health/writer", self.admin);
+        let said = || async {
+            let said: serde_json::Value = self.http.get(&url).send().await.ok()?.json().await.ok()?;
+            (said["writer"] == writer).then_some(())
+        };
+        wait::eventually(LONG, "the gate says so", said).await.unwrap();
+    }
+
+    async fn moves(&self, primary: &str, dr: &str) {
+        std::fs::write(&self.file, regions(primary, dr)).unwrap();
+        self.says(primary == "us-east-1").await;
+    }
+}
+
+fn regions(primary: &str, dr: &str) -> String {
+    format!(
+        "[regions]\n\
+         us-east-1 = {{ country = \"US\", ingress = [\"127.0.0.1:1\"] }}\n\
+         us-west-2 = {{ country = \"US\", ingress = [\"127.0.0.1:2\"] }}\n\
+         [tenants.mercy-health]\nname = \"Mercy Health\"\nprimary = \"{primary}\"\ndr = \"{dr}\"\n\
+         hosts = [\"mercy.example.com\"]\nresidency = [\"US\"]\n[cells.mercy-health.application]\n\
+         us-east-1 = [\"127.0.0.1:3\"]\nus-west-2 = [\"127.0.0.1:4\"]\n"
+    )
+}
+
+/// The worker stops when its region gives the cell up, and begins again under the new epoch. One that believes its first
+/// answer for ever writes on: the oracle says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_writes_by_leave_of_its_gate_only_and_one_that_trusts_is_found_out() {
+    let clinic = clinic().await;
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Gate::start(dir.path()).await;
+    let worker = |trusts: bool| {
+        let journal = dir.path().join(format!("journal-{trusts}"));
+        let options = app::Options {
+            listen: ports::free_address().unwrap(),
+            region: if trusts { "trusting" } else { "us-east-1" }.into(),
+            database: clinic.access.address,
+            name: clinic.access.name.clone(),
+            user: clinic.access.user.clone(),
+            password: clinic.access.password.to_string(),
+            worker: Some(worker::Options {
+                worker_gate: gate.admin,
+                worker_cell: "mercy-health".into(),
+                worker_tenant: "mercy-health".into(),
+                worker_journal: journal.clone(),
+                worker_trusts: trusts,
+            }),
+        };
+        tokio::spawn(app::run(options));
+        journal
+    };
+    let (asks, trusts) = (worker(false), worker(true));
+    let done = |journal: &Path, epoch: u64| -> usize {
+        let records = worker::journal(journal).unwrap();
+        records.iter().filter_map(Record::answer).filter(|a| a.epoch == epoch).count()
+    };
+    let reaches = async |journal: &Path, epoch: u64, more: usize| {
+        let there = || async { done(journal, epoch) >= more };
+        wait::eventually(LONG, "the worker has written", there).await.unwrap();
+    };
+    reaches(&asks, 1, 2).await;
+    reaches(&trusts, 1, 2).await;
+    gate.moves("us-west-2", "us-east-1").await;
+    let away = Clock::Machine.now().as_nanos();
+    let before = done(&trusts, 1);
+    reaches(&trusts, 1, before + 4).await;
+    let back = Clock::Machine.now().as_nanos();
+    gate.moves("us-east-1", "us-west-2").await;
+    reaches(&asks, 3, 2).await;
+    let before = done(&trusts, 1);
+    reaches(&trusts, 1, before + 2).await;
+
+    let asked = worker::journal(&asks).unwrap();
+    assert!(!asked.iter().any(|r| r.sent > away && r.sent < back), "without leave: {asked:#?}");
+    oracle::check_one_writer(&asked).unwrap();
+    let stored = oracle::stored(&clinic.access).await.unwrap();
+    assert!(oracle::lost(&asked, &stored).is_empty());
+    let both = [asked, worker::journal(&trusts).unwrap()].concat();
+    let found = oracle::check_one_writer(&both).unwrap_err();
+    assert_eq!(found.invariant, "one-writer", "{found}");
 }

@@ -125,6 +125,8 @@ pub(crate) async fn one_way(stage: &mut Stage, fence_ms: u64, case: &Case<'_>) -
         reprotected_by: done.facts.reprotected_by.clone(),
         starts_blocked: started.blocked,
     };
+    let jobs = oracle::jobs(&records, cell, done.facts.serving_epoch.map_or(u64::MAX, |e| e.0));
+    stage.must(jobs > 0, &format!("the worker in {to} has written {jobs} rows, each by leave of its gate"));
     let elsewhere = lost.iter().filter(|r| r.cell != cell).count();
     stage.must(elsewhere == 0, "only the cell that was moved lost anything");
     judge(stage, &forced, report.lost(), total, fence_ms);

@@ -123,7 +123,8 @@ impl Stage {
             .filter(|u| u.kind == Kind::Edge)
             .map(crate::fleet::Unit::listen)
             .collect();
-        Load::start(&run, self.fleet().tenants.clone(), Edges::new(edges), shape).await
+        let load = Load::start(&run, self.fleet().tenants.clone(), Edges::new(edges), shape).await?;
+        Ok(load.beside(self.fleet().journals()))
     }
 
     /// Ends users and remembers what they saw.

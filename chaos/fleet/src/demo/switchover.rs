@@ -61,7 +61,10 @@ pub(crate) async fn one_way(
     stage.tell_failures(&records);
     stage.must(numbers.requests_failed == 0, &format!("of {} requests none failed", numbers.requests));
     stage.must(lost == 0, &format!("of {} acknowledged writes none is lost", numbers.writes_acknowledged));
-    answers_name(stage, &records, cell, to, done.facts.serving_epoch.map_or(u64::MAX, |e| e.0)).await?;
+    let epoch = done.facts.serving_epoch.map_or(u64::MAX, |e| e.0);
+    answers_name(stage, &records, cell, to, epoch).await?;
+    let jobs = oracle::jobs(&records, cell, epoch);
+    stage.must(jobs > 0, &format!("the worker there has written {jobs} rows, each by leave of its gate"));
     Ok(Planned {
         requests: numbers.requests,
         requests_failed: numbers.requests_failed,

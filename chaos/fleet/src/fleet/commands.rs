@@ -119,10 +119,18 @@ pub fn spec(
         Kind::Database => bail!("{name} is run by its agent"),
         Kind::App => {
             let database = plan.database_of(unit).context("an application has a database")?;
+            let cell = unit.cell.as_deref().context("an application has a cell")?;
+            let gate = plan.at(Kind::Gate, &unit.region).and_then(|gate| gate.address("admin"));
+            let tenant = plan.fleet.tenants.values().find(|t| t.cell.as_str() == cell);
             Spec::new(name, &programs.chaos, &logs)
                 .args(["app", "--listen", &listen, "--region", &unit.region])
                 .args(["--database", &database.listen().to_string(), "--name", DATABASE, "--user", APP_ROLE])
                 .args(["--password", &layout.secret("db-app").to_string()])
+                .args(["--worker-gate", &gate.context("a region has a gate")?.to_string()])
+                .args(["--worker-cell", cell])
+                .args(["--worker-tenant", tenant.context("a cell has a tenant")?.id.as_str()])
+                .arg("--worker-journal")
+                .arg(layout.journal_of(name))
         }
         Kind::Gate | Kind::Edge => Spec::new(name, &programs.router, &logs)
             .args([

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use domicile_model::SecretRef;
 use serde::{Deserialize, Serialize};
 
-use super::plan::Unit;
+use super::plan::{Kind, Unit};
 
 /// The version that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -99,6 +99,13 @@ impl FleetFile {
     #[must_use]
     pub fn path(dir: &Path) -> PathBuf {
         dir.join("fleet.json")
+    }
+
+    /// Where the applications' workers tell what they did.
+    #[must_use]
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let apps = self.units.iter().filter(|u| u.kind == Kind::App);
+        apps.map(|u| self.data.join(format!("{}.journal", u.name))).collect()
     }
 
     /// Reads it.

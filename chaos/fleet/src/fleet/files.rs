@@ -99,6 +99,12 @@ impl Layout {
         self.data.join(format!("{unit}-state"))
     }
 
+    /// Where the worker of an application tells what it did; not created.
+    #[must_use]
+    pub fn journal_of(&self, app: &str) -> PathBuf {
+        self.data.join(format!("{app}.journal"))
+    }
+
     /// Where an agent exports lost rows to; not created.
     #[must_use]
     pub fn lost_of(&self, agent: &str) -> PathBuf {

@@ -2,6 +2,7 @@
 //! then; and a record of every single request.
 
 pub mod client;
+mod jobs;
 pub mod record;
 pub mod run;
 

@@ -11,6 +11,8 @@ pub enum Kind {
     Write,
     /// `POST /uploads/{key}`, the body in pieces.
     Upload,
+    /// A row of the worker beside the application: no user's request.
+    Job,
 }
 
 /// A request and what became of it.
@@ -74,6 +76,12 @@ impl Outcome {
 }
 
 impl Record {
+    /// Whether a user sent it, and so a user waits for it.
+    #[must_use]
+    pub fn by_user(&self) -> bool {
+        self.kind != Kind::Job
+    }
+
     /// Whether it failed: anything but the expected status and body within the time.
     #[must_use]
     pub const fn failed(&self) -> bool {

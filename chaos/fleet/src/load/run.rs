@@ -1,5 +1,6 @@
 //! The load itself.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use domicile_model::clock::{BootTime, Clock, pause};
 use tokio::task::JoinSet;
 
 use super::client::{Client, Edges, upload_content};
+use super::jobs::Jobs;
 use super::record::{Kind, Outcome, Record};
 use crate::app::NewEncounter;
 use crate::fleet::file::TenantAccess;
@@ -63,6 +65,7 @@ impl Shape {
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
+    jobs: Option<Jobs>,
     tasks: JoinSet<()>,
 }
 
@@ -115,7 +118,13 @@ impl Load {
             let tenant = shared.tenant(tenant)?;
             tasks.spawn(Arc::clone(&shared).uploader(tenant));
         }
-        Ok(Self { shared, tasks })
+        Ok(Self { shared, jobs: None, tasks })
+    }
+
+    /// From now on what the applications' workers do counts too, by these journals of theirs.
+    #[must_use]
+    pub fn beside(self, journals: Vec<PathBuf>) -> Self {
+        Self { jobs: Some(Jobs::new(journals)), ..self }
     }
 
     /// Where users come in.
@@ -133,8 +142,15 @@ impl Load {
     /// Ends it, waits for every answer, and gives all records.
     pub async fn finish(mut self) -> Vec<Record> {
         self.shared.stop.store(true, Ordering::Relaxed);
+        let jobs = match &self.jobs {
+            Some(jobs) => jobs.finish().await,
+            None => Vec::new(),
+        };
         while self.tasks.join_next().await.is_some() {}
-        std::mem::take(&mut *self.shared.records.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut records =
+            std::mem::take(&mut *self.shared.records.lock().unwrap_or_else(PoisonError::into_inner));
+        records.extend(jobs);
+        records
     }
 }
 

@@ -70,7 +70,8 @@ impl Scene {
         let edges = self.fleet.units.iter().filter(|u| u.kind == Kind::Edge).map(Unit::listen).collect();
         let shape = Shape { reads_per_s: 60, ..Shape::demo() };
         let run = format!("run{}", self.runs);
-        Load::start(&run, self.fleet.tenants.clone(), Edges::new(edges), shape).await.unwrap()
+        let load = Load::start(&run, self.fleet.tenants.clone(), Edges::new(edges), shape).await.unwrap();
+        load.beside(self.fleet.journals())
     }
 
     pub(crate) async fn unit(&self, act: UnitAct, unit: &str) {
