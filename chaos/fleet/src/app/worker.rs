@@ -23,7 +23,7 @@ pub const LONGEST: Duration = Duration::from_secs(2);
 
 /// Whom it asks, and for whom it works.
 #[derive(Debug, Clone, clap::Args)]
-#[group(requires_all = ["worker_gate", "worker_cell", "worker_tenant", "worker_journal"])]
+#[group(id = "worker", requires_all = ["worker_gate", "worker_cell", "worker_tenant", "worker_journal"])]
 pub struct Options {
     /// The admin address of a gate of this region.
     #[arg(long, required = false)]

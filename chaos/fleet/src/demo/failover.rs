@@ -13,6 +13,7 @@ use super::stage::Stage;
 use super::summary::Forced;
 use crate::control::{LinkAct, UnitAct};
 use crate::fault::Fault;
+use crate::load::Load;
 use crate::oracle;
 
 pub(super) const CELL: &str = "nhs-trust-london";
@@ -23,6 +24,8 @@ pub(super) const LEADER: &str = "control-eu-west-1";
 const SLOW_BYTES_PER_S: u64 = 8_000;
 /// For how long, before the region dies.
 const SLOW: Duration = Duration::from_secs(4);
+/// The acknowledged writes that the standby must lack: more than still comes through from buffers.
+const BEHIND: usize = 20;
 /// How long the operator may take from the preview to the consent.
 const DECIDES: Duration = Duration::from_secs(10);
 /// A forced move up to serving: WAIT and what comes after it.
@@ -37,7 +40,8 @@ pub(crate) struct Case<'a> {
     pub(crate) from: &'a str,
     pub(crate) to: &'a str,
     pub(crate) fault: Fault,
-    /// What replication may carry for how long before: less than the writers write, so that something is lost.
+    /// What replication may carry before, and for how long at least: less than the writers write, so that something is
+    /// lost.
     pub(crate) slow: Option<(u64, Duration)>,
 }
 
@@ -61,6 +65,7 @@ pub(crate) async fn one_way(stage: &mut Stage, fence_ms: u64, case: &Case<'_>) -
         stage.say(&format!("$ domicile-chaos link limit {primary} {standby} --bytes {bytes_per_s}"));
         stage.control().link(LinkAct::Limit { bytes_per_s }, &primary, &standby, false).await?;
         pause(length).await;
+        falls_behind(stage, &load, cell, to).await?;
     }
     stage.say(&format!("$ {}", fault.command(cell, from)));
     let struck = Clock::Machine.now();
@@ -154,6 +159,21 @@ fn judge(stage: &mut Stage, forced: &Forced, listed: u64, total: u64, fence_ms: 
         &format!("the preview exaggerates by no more than {:.0}", most.ceil()),
     );
     stage.must(forced.rto_ms.is_some(), "the cell's users write again");
+}
+
+/// Waits until the standby lacks so many acknowledged writes that some will be lost, by its own word: how fast it falls
+/// behind depends on how busy the users are, and on what waits in buffers.
+async fn falls_behind(stage: &Stage, load: &Load, cell: &str, to: &str) -> anyhow::Result<()> {
+    let standby = stage.fleet().database(cell, to)?;
+    let behind = || async {
+        let stored = oracle::stored(standby).await.ok()?;
+        let records = load.so_far();
+        let missing = oracle::lost(&records, &stored).into_iter().filter(|r| r.cell == cell).count();
+        pause(Duration::from_millis(100)).await;
+        (missing >= BEHIND).then_some(())
+    };
+    wait::eventually(SERVES, "the standby falls behind", behind).await?;
+    Ok(())
 }
 
 /// The preview, once every part of it is known; and its sum.

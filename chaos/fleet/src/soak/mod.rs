@@ -27,8 +27,8 @@ const CELLS: [&str; 3] = ["mercy-health", "nhs-trust-london", "apollo-hospitals"
 const MEMBER: &str = "etcd-ap-south-1";
 /// Load before and after a planned move.
 const AROUND: Duration = Duration::from_secs(1);
-/// Before a fault, what replication may carry for how long: less than one writer writes.
-const SLOW: (u64, Duration) = (200, Duration::from_secs(2));
+/// Before a fault, what replication may carry, and for how long at least: less than one writer writes.
+const SLOW: (u64, Duration) = (200, Duration::from_secs(1));
 /// Of this many forced moves in a row, one comes over a link that was not slow before: it may lose nothing at all.
 const FAST_ONE_IN: usize = 10;
 /// Until a control plane leads after a fault.
