@@ -351,6 +351,7 @@ impl Agent {
             follow: memory.follow,
             losses: memory.losses,
             export: self.config.losses.as_ref().map(crate::effects::losses::place::told),
+            wal_free_bytes: crate::pg::room::free_for_wal(&self.config),
             problems,
         }
     }

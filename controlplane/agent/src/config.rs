@@ -55,7 +55,8 @@ pub struct AgentConfig {
     /// The physical slot kept on a primary for the other side.
     #[serde(default = "standby_slot")]
     pub slot: String,
-    /// Most write-ahead log that slots may keep, in MiB, before they are given up so that the disk does not fill.
+    /// Most write-ahead log that slots may keep, in MiB, before they are given up so that the disk does not fill: what is
+    /// written while a standby is away for as long as it may be, and less than the disk has free.
     #[serde(default = "slot_keep")]
     pub slot_keep_mib: u32,
     /// Where rows go that a forced move has lost. Without it none can be exported, and then nothing rewinds or rebuilds
@@ -156,7 +157,7 @@ pub enum ConfigError {
 }
 
 /// Settings that are the agent's: changed, they would open a way past it.
-const OWN: [&str; 9] = [
+const OWN: [&str; 11] = [
     "hba_file",
     "ident_file",
     "listen_addresses",
@@ -166,6 +167,8 @@ const OWN: [&str; 9] = [
     "primary_conninfo",
     "primary_slot_name",
     "wal_level",
+    "wal_keep_size",
+    "max_slot_wal_keep_size",
 ];
 
 impl AgentConfig {
@@ -205,6 +208,9 @@ impl AgentConfig {
                 "`losses.directory` {} must be an absolute path",
                 losses.directory.display()
             ));
+        }
+        if self.slot_keep_mib == 0 {
+            return Err("`slot_keep_mib` must be above 0: slots that keep nothing are lost at once".into());
         }
         // The kernel's limit for a socket's path is 107 bytes; PostgreSQL adds `/.s.PGSQL.12345`.
         if self.socket_dir.as_os_str().len() > 90 {
@@ -287,6 +293,8 @@ mod tests {
             ("losses = { directory = \"x\", country = \"US\", recipient = \"age1abc\" }", "keygen"),
             ("losses = { directory = \"/x\", country = \"usa\", recipient = \"age1abc\" }", "usa"),
             ("slot = \"a;b\"", "slot"),
+            ("slot_keep_mib = 0", "above 0"),
+            ("settings = { max_slot_wal_keep_size = \"-1\" }", "max_slot_wal_keep_size"),
             ("settings = { hba_file = \"/tmp/x\" }", "hba_file"),
         ] {
             let error = AgentConfig::parse(&format!("{extra}\n{GOOD}")).unwrap_err();

@@ -99,6 +99,9 @@ pub struct AgentState {
     /// Where lost rows would be exported to; none where no place is configured, and then none can be.
     #[serde(default)]
     pub export: Option<ExportPlace>,
+    /// Free bytes on the volume of the write-ahead log.
+    #[serde(default)]
+    pub wal_free_bytes: Option<u64>,
     /// What could not be read or done, in sentences.
     pub problems: Vec<String>,
 }

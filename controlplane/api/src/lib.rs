@@ -5,4 +5,5 @@ pub mod agent;
 pub mod archive;
 pub mod moves;
 pub mod problem;
+pub mod protection;
 pub mod views;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crate::moves::{Approval, MoveKind};
+use crate::protection::RetentionView;
 
 use domicile_model::{
     CellId, ClosedCell, Country, EmergencyStop, Epoch, FenceLevel, Freeze, MoveId, Phase, RegionId, RouterId,
@@ -152,6 +153,9 @@ pub struct CellView {
     /// What is wrong with the database pair. None: it has none, or was never looked at.
     #[serde(default)]
     pub health: Option<HealthView>,
+    /// What the primary keeps for a standby that is away. None: it has no database, or was not seen yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionView>,
     /// The agents of the database pair, and the keys that they hand over with.
     #[serde(default)]
     pub agents: Vec<AgentView>,

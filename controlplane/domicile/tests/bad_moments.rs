@@ -57,6 +57,31 @@ async fn the_standbys_slot_is_given_up() -> anyhow::Result<()> {
     pair.up().await?;
     pair.sql(false, "INSERT INTO t (v) VALUES ('before')").await?;
     pair.kill_agent(true).await?;
+    // Told while it can still be helped. What is kept without slots (128 MB) counts for them as well.
+    pair.write_log(96).await?;
+    let status = pair
+        .status_says(&[
+            "wal-near-limit",
+            "the standby of c is away and the primary in us-east-1 keeps",
+            "it must be back within about",
+            "`domicile cell reprotect c`",
+        ])
+        .await?;
+    assert!(!status.contains("was given up"), "{status}");
+    let kept = pair.cell()?["retention"].clone();
+    let slots = kept["seen"]["slots"].as_array().cloned().unwrap_or_default();
+    let slot = slots.iter().find(|s| s["used_for"] == "standby").cloned().unwrap_or_default();
+    assert!(slot["active"] == false && slot["kept_bytes"].as_u64() > Some(90 << 20), "{kept}");
+    assert!(slot["safe_bytes"].as_i64() > Some(0) && slot["wal_status"] != "lost", "{kept}");
+    assert_eq!(kept["seen"]["limit_bytes"], 32 << 20, "{kept}");
+    assert!(kept["seen"]["free_bytes"].as_u64() > Some(0), "{kept}");
+    assert!(kept["bytes_per_s"].as_f64() > Some(0.0), "{kept}");
+    let (_, shown, _) = pair.domicile(&["cell", "show", "c"])?;
+    assert!(
+        shown.contains("domicile_standby (standby): not in use, keeps")
+            && shown.contains("standby may stay away"),
+        "{shown}"
+    );
     // More than max_slot_wal_keep_size, and than what is kept without slots.
     pair.write_log(240).await?;
     pair.superuser(false, "CHECKPOINT").await?;

@@ -148,7 +148,7 @@ fn databases(cell: &Cell, placement: &Placement, seen: &Seen) -> Vec<FindingView
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use domicile_model::fleet::Database;
     use domicile_model::{CellId, Epoch, MoveId, SecretRef, WitnessSet};
@@ -157,7 +157,7 @@ mod tests {
         RegionId::new(name).unwrap()
     }
 
-    fn cell() -> Cell {
+    pub(crate) fn cell() -> Cell {
         Cell {
             id: CellId::new("c").unwrap(),
             primary: region("us-east-1"),

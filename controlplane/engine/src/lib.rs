@@ -26,6 +26,7 @@ pub mod precheck_losses;
 mod prechecks;
 pub mod provider;
 pub mod record;
+pub mod retention;
 pub mod room;
 mod routers;
 mod run;

@@ -70,6 +70,7 @@ pub(crate) fn checks(on: &Looked<'_>) -> Vec<Check> {
             streaming(on),
             lag(on),
             loss_slot(on),
+            crate::retention::bounded(on.primary.and_then(|p| p.retention.as_ref())),
             prepared(on),
             rewind(on),
             old_gates(on),

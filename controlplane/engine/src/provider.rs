@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, SequenceGuard};
+use domicile_api::protection::Retention;
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, Epoch, FenceLevel, HandoverToken, MoveId, RegionId, SigningKey, Token};
 
@@ -64,6 +65,8 @@ pub struct Observation {
     /// What stands in a primary beside rows that are replicated and listed; none on a standby, or where it could not be
     /// seen.
     pub beside: Option<Beside>,
+    /// What a primary keeps of its write-ahead log; none on a standby, or where it could not be seen.
+    pub retention: Option<Retention>,
     /// Whether the logical slot for losses exists and is valid.
     pub loss_slot: Option<bool>,
     /// Prepared transactions that would outlive a stop.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::moves::LossPreview;
+use domicile_api::protection::{Retention, RetentionView};
 use domicile_api::views::{HealthView, LagView};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::token::Lsn;
@@ -14,6 +15,7 @@ use domicile_model::{Cell, CellId, FenceConstants, FenceLevel, RegionId, Signing
 
 use crate::lossmath::{self, Moment, millis};
 use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
+use crate::retention;
 
 /// Samples kept as they come: five minutes at four a second.
 const FINE: usize = 1_200;
@@ -56,6 +58,8 @@ struct Looks {
     /// slot for losses, in bytes.
     unlisted: Vec<String>,
     slot_bytes: Option<(u64, Option<u64>)>,
+    /// What the holder keeps of its write-ahead log, when it was last seen.
+    retention: Option<(BootTime, Retention)>,
     /// The key that each agent showed last.
     keys: BTreeMap<RegionId, SigningKey>,
     /// What each server told last of what stops its direct writers.
@@ -71,6 +75,7 @@ impl History {
             // Another server's slot.
             if self.holder.is_some() {
                 (looks.loss_slot, looks.unlisted, looks.slot_bytes) = (None, Vec::new(), None);
+                looks.retention = None;
             }
             *self = Self { holder: Some(holder.clone()), busy: self.busy, looks, ..Self::default() };
         }
@@ -176,7 +181,7 @@ impl Sampler {
                 self.with(known);
             }
             seen.problems.extend(seen.not_streaming);
-            (seen.problems, seen.loss_slot, seen.beside, seen.export)
+            (seen.problems, seen.loss_slot, seen.beside, seen.export, seen.retention)
         };
         let other = async {
             match cell.other(holder) {
@@ -184,7 +189,8 @@ impl Sampler {
                 None => Vec::new(),
             }
         };
-        let ((mut problems, loss_slot, beside, export), others) = futures::join!(one(holder), other);
+        let ((mut problems, loss_slot, beside, export, retention), others) =
+            futures::join!(one(holder), other);
         problems.extend(others);
         self.with(|known| {
             let history = known.entry(cell.id.clone()).or_default();
@@ -193,6 +199,9 @@ impl Sampler {
             if history.holder.as_ref().is_none_or(|of| of == holder) {
                 history.looks.loss_slot =
                     loss_slot.map(|good| (asked, good)).or_else(|| history.looks.loss_slot.take());
+                if let Some(retention) = retention {
+                    history.looks.retention = Some((asked, retention));
+                }
                 if let Some(beside) = beside {
                     history.looks.slot_bytes =
                         beside.slot_kept_bytes.map(|kept| (kept, beside.slot_limit_bytes));
@@ -215,6 +224,19 @@ impl Sampler {
         let now = self.clock.now();
         let (asked, problems) = self.with(|known| known.get(cell)?.looks.seen.clone())?;
         Some(HealthView { age_ms: millis(now.since(asked)), problems })
+    }
+
+    /// What the primary of a cell keeps of its write-ahead log for a standby that is away, and for how long it can. None:
+    /// it was not seen since it holds the cell.
+    #[must_use]
+    pub fn retention(&self, cell: &CellId) -> Option<RetentionView> {
+        let now = self.clock.now();
+        self.with(|known| {
+            let history = known.get(cell)?;
+            let (asked, seen) = history.looks.retention.as_ref()?;
+            let fine: Vec<_> = history.fine.iter().cloned().collect();
+            Some(retention::view(seen, *asked, retention::write_rate(&fine, now), now))
+        })
     }
 
     /// The keys that the agents of a cell showed when they last answered.

@@ -15,6 +15,7 @@ mod http;
 mod lead;
 pub mod metrics;
 pub mod operators;
+pub mod protection;
 mod reconcile;
 pub mod room;
 mod roster;

@@ -1,6 +1,7 @@
 //! What the control plane counts. Labels are bounded: routes, status classes and cells, never
 //! tenants.
 
+use crate::protection::ProtectionMetrics;
 use crate::reconcile::DriftMetrics;
 use crate::room::RoomMetrics;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -28,6 +29,8 @@ pub struct Metrics {
     /// What stops direct writers of the database that holds a cell, by cell: 0 gate-only, 1 dead-man, 2 supervisor,
     /// 3 watchdog; absent where nobody told.
     pub fence_level: IntGaugeVec,
+    /// What primaries keep for standbys that are away.
+    pub protection: ProtectionMetrics,
     /// 1 while the operators' file can't be used and the last good one counts.
     pub tokens_broken: IntGauge,
     /// How full the registry is.
@@ -83,6 +86,7 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(unauthorized.clone()))?;
         registry.register(Box::new(forwarded.clone()))?;
+        let protection = ProtectionMetrics::new(&registry)?;
         let room = RoomMetrics::new(&registry)?;
         let drift = DriftMetrics::new(&registry)?;
         let archive = crate::archive::ArchiveMetrics::new(&registry)?;
@@ -98,6 +102,7 @@ impl Metrics {
             loss_slot_kept,
             loss_slot_limit,
             fence_level,
+            protection,
             room,
             drift,
             archive,

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domicile_api::views::FindingView;
-use domicile_engine::{drift, witnesses};
+use domicile_engine::{drift, retention, witnesses};
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, ClosedReason, Phase, Revision};
 use domicile_store::{Commit, Key, Precondition, Txn};
@@ -41,7 +41,17 @@ pub(crate) fn findings(app: &App, current: &Current) -> Vec<FindingView> {
         .filter_map(|cell| Some((cell, &current.placements.get(&cell.id)?.0)))
         .flat_map(|(cell, placement)| {
             let seen = app.engine.sampler().seen(&cell.id, FRESH);
-            drift::findings(cell, placement, current.moves.contains_key(&cell.id), &seen)
+            let mut found = drift::findings(cell, placement, current.moves.contains_key(&cell.id), &seen);
+            // Also while a move has the cell: it may just be building the standby that is away.
+            let kept = app
+                .engine
+                .sampler()
+                .retention(&cell.id)
+                .filter(|kept| u128::from(kept.age_ms) <= FRESH.as_millis());
+            if let (Some(holder), Some(kept)) = (&placement.holder, kept) {
+                found.extend(retention::findings(cell, holder, &kept));
+            }
+            found
         })
         .collect();
     found.extend(strangers(current));
@@ -145,7 +155,7 @@ pub struct DriftMetrics {
 }
 
 /// Every kind of finding, so that those that are over show zero.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 13] = [
     "move-without-record",
     "conflict",
     "placed-elsewhere",
@@ -156,6 +166,9 @@ const KINDS: [&str; 10] = [
     "orphaned-standby",
     "other-history",
     "unprotected",
+    "wal-unbounded",
+    "wal-near-limit",
+    "slot-unread",
 ];
 
 impl DriftMetrics {

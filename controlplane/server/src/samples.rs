@@ -57,6 +57,7 @@ fn tell(app: &App, cells: &[(Cell, RegionId)]) {
             &app.metrics.fence_level,
             level.map(|level| FenceLevel::ALL.iter().take_while(|l| **l < level).count() as u64),
         );
+        app.metrics.protection.retention(&cell.id, app.engine.sampler().retention(&cell.id).as_ref());
     }
 }
 

@@ -26,6 +26,12 @@ pub(crate) fn problems(config: &AgentConfig) -> Vec<String> {
         .collect()
 }
 
+/// Free bytes where the write-ahead log lies.
+pub(crate) fn free_for_wal(config: &AgentConfig) -> Option<u64> {
+    let found = rustix::fs::statvfs(config.data_dir.join("pg_wal")).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 fn problem(place: &Path, free: u64, all: u64) -> Option<String> {
     (free < LEAST).then(|| {
         format!(

@@ -1,5 +1,6 @@
 //! `domicile cell show CELL`
 
+use domicile_api::protection::{RetentionView, Slot};
 use domicile_api::views::{AgentView, CellView, FenceLevelView};
 use domicile_model::CellId;
 
@@ -7,7 +8,7 @@ use crate::cell::list::{closed, lag, problems};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
-use crate::out::{Out, joined, millis, or_dash, phase};
+use crate::out::{Out, bytes, joined, millis, or_dash, phase};
 
 /// Runs it.
 ///
@@ -53,6 +54,9 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
     if !levels.is_empty() {
         pairs.push(("fence level", levels.join("\n")));
     }
+    if let Some(kept) = &cell.retention {
+        pairs.extend(retention(kept));
+    }
     let agents: Vec<String> = cell.agents.iter().map(agent).collect();
     if !agents.is_empty() {
         pairs.push(("agents", agents.join("\n")));
@@ -67,6 +71,33 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
 fn level(told: &FenceLevelView) -> String {
     let FenceLevelView { region, level, age_ms } = told;
     format!("{region} {level}: {} (told {} ago)", level.means(), millis(*age_ms))
+}
+
+/// What the primary keeps for its standby and others, and how long that can go on.
+fn retention(kept: &RetentionView) -> Vec<(&'static str, String)> {
+    let slots: Vec<String> = kept.seen.slots.iter().map(slot).collect();
+    let limit =
+        kept.seen.limit_bytes.map_or("no limit".to_owned(), |most| format!("at most {}", bytes(most)));
+    let free = kept.seen.free_bytes.map_or("unknown".to_owned(), bytes);
+    let mut pairs = vec![("slots may keep", format!("{limit}; free on that disk: {free}"))];
+    if !slots.is_empty() {
+        pairs.push(("slots", slots.join("\n")));
+    }
+    if !kept.because.is_empty() {
+        let left = kept.standby_may_stay_away_ms.map_or("unknown".to_owned(), millis);
+        pairs.push(("standby may stay away", format!("{left}: {}", kept.because)));
+    }
+    pairs
+}
+
+fn slot(slot: &Slot) -> String {
+    let used = if slot.active { "in use" } else { "not in use" };
+    let kept = slot.kept_bytes.map_or("nothing".to_owned(), bytes);
+    let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    let safe = slot.safe_bytes.map_or_else(String::new, |safe| {
+        format!(", {} more before it may be given up", bytes(u64::try_from(safe).unwrap_or(0)))
+    });
+    format!("{} ({}): {used}, keeps {kept} ({status}){safe}", slot.name, slot.used_for.name())
 }
 
 /// By which key an agent's word is believed, and whether it is the one that it shows.

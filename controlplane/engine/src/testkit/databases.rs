@@ -116,6 +116,7 @@ impl Databases for FakeDatabases {
             losses: server.losses.clone(),
             export: server.export.clone(),
             beside: server.beside.clone(),
+            retention: server.retention.clone(),
             loss_slot: Some(true),
             prepared_transactions: Some(0),
             can_rewind: Some(true),

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domicile_api::agent::{ExportPlace, Fork, LossReport};
+use domicile_api::protection::Retention;
 use domicile_model::clock::{BootTime, Clock, ManualClock, pause};
 use domicile_model::fleet::{Database, DatabaseEndpoint};
 use domicile_model::token::Lsn;
@@ -68,6 +69,8 @@ pub(crate) struct Server {
     pub(crate) lost: u64,
     /// What stands in it beside what is replicated and listed.
     pub(crate) beside: Option<Beside>,
+    /// What it keeps for others.
+    pub(crate) retention: Option<Retention>,
     /// Where its agent exports lost rows to.
     pub(crate) export: Option<ExportPlace>,
     /// Stopped by its own agent when its proof ended.
@@ -152,6 +155,7 @@ fn server(writable: bool) -> Server {
         promotions: 0,
         slots: writable,
         lost: 0,
+        retention: Some(Retention { limit_bytes: Some(1 << 32), ..Retention::default() }),
         beside: Some(Beside { jobs: Some(Vec::new()), ..Beside::default() }),
         export: Some(ExportPlace {
             country: Country::new("US").unwrap(),

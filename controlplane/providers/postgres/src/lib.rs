@@ -6,6 +6,7 @@ mod agent;
 mod beside;
 mod connections;
 mod look;
+mod retention;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use domicile_api::agent::{
     AgentState, Consent, ExportLosses, Fence, Fenced, Follow, Fork, LossReport, ProgressStatus, Promote,
     Promoted as Answer, Running, Settle, Unfence,
 };
+use domicile_api::protection::Retention;
 use domicile_engine::provider::{Databases, EffectError, Job, Observation, Promoted, Sample};
 use domicile_model::clock::Clock;
 use domicile_model::links::AddressMap;
@@ -90,6 +92,7 @@ impl Databases for PostgresDatabases {
             self.get::<AgentState>(endpoint.agent, "state", Duration::from_millis(1_800)),
             look::look(self, cell, region, Duration::from_millis(1_500)),
         );
+        let free_bytes = state.as_ref().ok().and_then(|state| state.wal_free_bytes);
         let mut seen = Observation::default();
         match state {
             Ok(state) if state.cell != cell.id || state.region != *region => seen.problems.push(format!(
@@ -103,6 +106,7 @@ impl Databases for PostgresDatabases {
             Ok(look) => {
                 seen.reachable = true;
                 look.into(&mut seen);
+                seen.retention = seen.retention.map(|seen| Retention { free_bytes, ..seen });
             }
             // A stopped or private server refuses by design; the agent has said so.
             Err(_) if seen.writable == Some(false) && seen.standby == Some(false) => {}

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use domicile_api::protection::Retention;
 use domicile_engine::provider::{Beside, EffectError, Observation, PrimarySample, StandbySample};
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, RegionId, Token};
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::connections::{LookError, connect};
-use crate::{PostgresDatabases, beside};
+use crate::{PostgresDatabases, beside, retention};
 
 /// Each side of a sample has this long, whatever the other does.
 const SIDE: Duration = Duration::from_millis(500);
@@ -21,6 +22,7 @@ pub(crate) struct Look {
     recovery: Option<bool>,
     loss_slot: Option<bool>,
     beside: Option<Beside>,
+    retention: Option<Retention>,
     prepared: Option<u64>,
     can_rewind: Option<bool>,
     streaming: Option<bool>,
@@ -33,6 +35,7 @@ impl Look {
     pub(crate) fn into(self, seen: &mut Observation) {
         seen.loss_slot = self.loss_slot;
         seen.beside = self.beside;
+        seen.retention = self.retention;
         seen.prepared_transactions = self.prepared;
         seen.can_rewind = self.can_rewind;
         seen.writable = seen.writable.or(self.recovery.map(|r| !r));
@@ -76,12 +79,15 @@ pub(crate) async fn look(
             .map_err(|e| LookError::sql(at, &e))?;
         let primary = row.try_get::<bool, _>(0).is_ok_and(|recovery| !recovery);
         let beside = if primary { beside::look(&mut connection).await } else { None };
+        let retention =
+            if primary { retention::look(&mut connection, &provider.config.slot).await } else { None };
         connection.close().await.ok();
         let lsn = |i: usize| row.try_get::<Option<String>, _>(i).ok().flatten().and_then(|t| t.parse().ok());
         Ok(Look {
             recovery: row.try_get(0).ok(),
             loss_slot: row.try_get(1).ok().flatten(),
             beside,
+            retention,
             prepared: row.try_get::<i64, _>(2).ok().and_then(|n| u64::try_from(n).ok()),
             can_rewind: row.try_get(3).ok(),
             streaming: row.try_get(4).ok(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use domicile_api::protection::SlotUse;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Postgres, Spec};
 use domicile_chaos_kit::wait::eventually;
@@ -138,6 +139,9 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
     );
     assert_eq!((beside.unlogged.len(), beside.large_objects, beside.slots.len()), (0, 0, 0));
     assert_eq!((beside.slot_kept_bytes, beside.slot_limit_bytes), (None, None), "no slot, no limit");
+    let kept = seen.retention.unwrap();
+    assert_eq!((kept.limit_bytes, kept.free_bytes, kept.slots.len()), (None, None, 1), "{kept:?}");
+    assert!(kept.slots[0].active && kept.slots[0].safe_bytes.is_none(), "{kept:?}");
     for sql in [
         "CREATE UNLOGGED TABLE scratch (v text)",
         "SELECT lo_create(0)",
@@ -170,6 +174,11 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
         (vec!["upstream".to_owned()], Some(64 << 20))
     );
     assert!(beside.slot_kept_bytes.is_some());
+    let kept = provider.observe(&cell, &holder).await.retention.unwrap();
+    assert_eq!(kept.limit_bytes, Some(64 << 20));
+    let uses: Vec<_> = kept.slots.iter().map(|s| (s.used_for, s.name.as_str())).collect();
+    assert_eq!(uses[0], (SlotUse::Losses, "domicile_losses"), "ours first: {uses:?}");
+    assert!(kept.slots.iter().all(|s| s.safe_bytes.is_some_and(|n| n > 0)), "{kept:?}");
     assert_eq!(beside.jobs, None, "jobs of others that a policy hides are unknown, not none");
     primary.superuser("clinic", "ALTER ROLE domicile BYPASSRLS").unwrap();
     assert_eq!(look().await.jobs.unwrap(), ["job 2", "nightly"]);

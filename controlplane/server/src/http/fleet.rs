@@ -71,13 +71,14 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
 fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellView {
     let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
     let health = cell.database.as_ref().and_then(|_| app.engine.sampler().health(&cell.id));
+    let retention = cell.database.as_ref().and_then(|_| app.engine.sampler().retention(&cell.id));
     let agents = agents::views(app, current, cell);
     let told = |region: &RegionId| {
         let (level, age) = app.engine.sampler().fence_level(&cell.id, region)?;
         Some(FenceLevelView { region: region.clone(), level, age_ms: millis(age) })
     };
     let fence_levels = [&cell.primary, &cell.dr].into_iter().filter_map(told).collect();
-    CellView { health, agents, fence_levels, ..views::cell(current, cell, lag) }
+    CellView { health, retention, agents, fence_levels, ..views::cell(current, cell, lag) }
 }
 
 pub(crate) async fn regions(Extension(view): Extension<View>) -> Json<Vec<RegionView>> {

@@ -91,6 +91,10 @@ impl Databases for Idle {
                 slot_limit_bytes: Some(9),
                 ..Default::default()
             }),
+            retention: Some(domicile_api::protection::Retention {
+                limit_bytes: Some(9),
+                ..Default::default()
+            }),
             loss_slot: Some(true),
             export: Some(domicile_api::agent::ExportPlace {
                 country: "US".to_owned().try_into().unwrap(),
