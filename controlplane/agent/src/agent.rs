@@ -18,6 +18,7 @@ use domicile_store::Store;
 
 use crate::config::AgentConfig;
 use crate::disk::{Disk, Upstream};
+use crate::effects::work::Bench;
 use crate::failure::Failure;
 use crate::os::Owner;
 use crate::pg::control::{Control, fork_of};
@@ -65,6 +66,8 @@ pub struct Agent {
     pub(crate) server: Server,
     pub(crate) ops: tokio::sync::Mutex<()>,
     pub(crate) http: reqwest::Client,
+    /// What a long job is at.
+    pub(crate) bench: Bench,
     /// Signs handovers; none if it can't be used.
     pub(crate) key: Option<PrivateKey>,
     gate: Mutex<(Mode, Option<Held>)>,
@@ -115,6 +118,7 @@ impl Agent {
             disk,
             ops: tokio::sync::Mutex::new(()),
             http,
+            bench: Bench::default(),
             key: key.ok(),
             gate: Mutex::new((Mode::default(), None)),
             problems: Mutex::new(unusable.into_iter().collect()),
@@ -351,6 +355,7 @@ impl Agent {
             follow: memory.follow,
             losses: memory.losses,
             export: self.config.losses.as_ref().map(crate::effects::losses::place::told),
+            work: self.bench.now(&self.clock),
             wal_free_bytes: crate::pg::room::free_for_wal(&self.config),
             problems,
         }

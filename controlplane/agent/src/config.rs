@@ -59,6 +59,10 @@ pub struct AgentConfig {
     /// written while a standby is away for as long as it may be, and less than the disk has free.
     #[serde(default = "slot_keep")]
     pub slot_keep_mib: u32,
+    /// The most that a base backup, by which a standby is built anew, may read from the primary, in KiB a second (32 to
+    /// 1,048,576), so that it leaves room for users. Default: no limit.
+    #[serde(default)]
+    pub rebuild_max_rate_kib: Option<u32>,
     /// Where rows go that a forced move has lost. Without it none can be exported, and then nothing rewinds or rebuilds
     /// a server that has such rows.
     #[serde(default)]
@@ -212,6 +216,9 @@ impl AgentConfig {
         if self.slot_keep_mib == 0 {
             return Err("`slot_keep_mib` must be above 0: slots that keep nothing are lost at once".into());
         }
+        if self.rebuild_max_rate_kib.is_some_and(|most| !(32..=1_048_576).contains(&most)) {
+            return Err("`rebuild_max_rate_kib` must be 32 to 1048576: pg_basebackup takes no other".into());
+        }
         // The kernel's limit for a socket's path is 107 bytes; PostgreSQL adds `/.s.PGSQL.12345`.
         if self.socket_dir.as_os_str().len() > 90 {
             return Err(format!("`socket_dir` {} is too long for a unix socket", self.socket_dir.display()));
@@ -294,6 +301,7 @@ mod tests {
             ("losses = { directory = \"/x\", country = \"usa\", recipient = \"age1abc\" }", "usa"),
             ("slot = \"a;b\"", "slot"),
             ("slot_keep_mib = 0", "above 0"),
+            ("rebuild_max_rate_kib = 31", "32 to 1048576"),
             ("settings = { max_slot_wal_keep_size = \"-1\" }", "max_slot_wal_keep_size"),
             ("settings = { hba_file = \"/tmp/x\" }", "hba_file"),
         ] {

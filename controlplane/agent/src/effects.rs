@@ -5,6 +5,7 @@ mod follow;
 pub(crate) mod losses;
 mod promote;
 mod warrant;
+pub(crate) mod work;
 
 use domicile_model::Token;
 

@@ -99,6 +99,9 @@ pub struct AgentState {
     /// Where lost rows would be exported to; none where no place is configured, and then none can be.
     #[serde(default)]
     pub export: Option<ExportPlace>,
+    /// What a `follow` or an export that is under way is at.
+    #[serde(default)]
+    pub work: Option<Work>,
     /// Free bytes on the volume of the write-ahead log.
     #[serde(default)]
     pub wal_free_bytes: Option<u64>,
@@ -126,6 +129,19 @@ pub struct Progress {
     pub status: ProgressStatus,
     /// Share done, 0 to 1, where it can be told.
     pub share: Option<f64>,
+}
+
+/// What a job that is under way is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// What is done now.
+    pub doing: crate::protection::Doing,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// Bytes copied, where the tool tells.
+    pub done_bytes: Option<u64>,
+    /// Bytes to copy in all, by the tool's own estimate.
+    pub total_bytes: Option<u64>,
 }
 
 /// Where a job stands.

@@ -1,6 +1,7 @@
 //! A move of a cell, as people and programs see it.
 
 use crate::agent::SequenceGuard;
+use crate::protection::BuildingView;
 use domicile_model::token::Lsn;
 use domicile_model::{CellId, Epoch, FenceLevel, MoveId, Need, RegionId, TenantId};
 use jiff::Timestamp;
@@ -292,6 +293,9 @@ pub struct MoveView {
     /// The approval that it waits for or went on with, where one is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
+    /// How far the new standby is, while it is built, as the answering control plane sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<BuildingView>,
     /// The step that runs, or ran last.
     pub step: String,
     /// All steps of the definition.

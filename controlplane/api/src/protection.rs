@@ -70,3 +70,69 @@ pub struct RetentionView {
     /// What that rests on, in a sentence; empty while the standby's slot is in use.
     pub because: String,
 }
+
+/// What is being done so that a server becomes a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doing {
+    /// What the new primary never saw is exported first.
+    ExportingLosses,
+    /// Its data directory is taken back to the fork (`pg_rewind`).
+    Rewinding,
+    /// It is copied anew from the primary (`pg_basebackup`).
+    BaseBackup,
+    /// It is started as a standby (`standby.signal`) and begins to stream.
+    Attaching,
+    /// It streams, and replays what was written meanwhile.
+    CatchingUp,
+}
+
+impl Doing {
+    /// As people read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ExportingLosses => "exporting lost rows",
+            Self::Rewinding => "rewinding",
+            Self::BaseBackup => "base backup",
+            Self::Attaching => "starting as a standby",
+            Self::CatchingUp => "catching up",
+        }
+    }
+}
+
+/// How far a server is on its way to being a standby.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildingView {
+    /// Where it stands.
+    pub region: domicile_model::RegionId,
+    /// What is done now.
+    pub doing: Doing,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// Bytes copied. None: this work is not counted in bytes.
+    pub done_bytes: Option<u64>,
+    /// Bytes to copy in all, as the tool estimated them at its start.
+    pub total_bytes: Option<u64>,
+    /// Bytes left: to copy, or of write-ahead log to replay. None: not known.
+    pub left_bytes: Option<u64>,
+    /// How fast they grow fewer, in bytes a second. None: not measured.
+    pub bytes_per_s: Option<f64>,
+    /// How long this part will take at that rate, in milliseconds. None: not known; never 0.
+    pub left_ms: Option<u64>,
+    /// What that rests on, in a sentence.
+    pub because: String,
+    /// How old all of this is, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// A cell without a standby: losing its region loses its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnprotectedView {
+    /// Since when, by a control plane's wall clock. None: not known.
+    pub since: Option<jiff::Timestamp>,
+    /// For how long, in milliseconds.
+    pub for_ms: Option<u64>,
+    /// What that rests on, in a sentence.
+    pub because: String,
+}

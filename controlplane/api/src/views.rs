@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crate::moves::{Approval, MoveKind};
-use crate::protection::RetentionView;
+use crate::protection::{BuildingView, RetentionView, UnprotectedView};
 
 use domicile_model::{
     CellId, ClosedCell, Country, EmergencyStop, Epoch, FenceLevel, Freeze, MoveId, Phase, RegionId, RouterId,
@@ -153,6 +153,12 @@ pub struct CellView {
     /// What is wrong with the database pair. None: it has none, or was never looked at.
     #[serde(default)]
     pub health: Option<HealthView>,
+    /// That it has no standby. None: it has one, or has no database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unprotected: Option<UnprotectedView>,
+    /// How far the new standby is, while it is built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<BuildingView>,
     /// What the primary keeps for a standby that is away. None: it has no database, or was not seen yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionView>,

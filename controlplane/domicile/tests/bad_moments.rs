@@ -124,6 +124,30 @@ async fn the_standbys_slot_is_given_up() -> anyhow::Result<()> {
     let (code, out, err) = pair.domicile(&["--json", "cell", "reprotect", "c"])?;
     assert_eq!(code, 0, "{err}");
     let id = serde_json::from_str::<serde_json::Value>(&out)?["id"].as_str().unwrap_or_default().to_owned();
+    // How far it is, and how long it will take: in the move, in the cell, and for people.
+    let copied = |view: &serde_json::Value| view["building"]["done_bytes"].as_u64();
+    let building = || async {
+        let cell = pair.cell().ok()?;
+        (cell["building"]["doing"] == "base-backup" && copied(&cell).is_some()).then_some(cell)
+    };
+    let first = eventually(SLOW, "the base backup tells how far it is", building).await?;
+    assert!(first["unprotected"].is_null(), "the registry still names the standby: {first}");
+    let further = || async {
+        let (_, out, _) = pair.domicile(&["--json", "failover", "show", &id]).ok()?;
+        let view: serde_json::Value = serde_json::from_str(&out).ok()?;
+        (copied(&view) > copied(&first) && view["building"]["left_ms"].is_u64()).then_some(view)
+    };
+    let second = eventually(SLOW, "it has gone on, and says how long it will take", further).await?;
+    let told = &second["building"];
+    let (left, total) = (told["left_ms"].as_u64(), told["total_bytes"].as_u64());
+    assert!(left > Some(0) && left < Some(60_000), "{told}");
+    assert!(total > copied(&second) && told["bytes_per_s"].as_f64() < Some(2.0 * 6144.0 * 1024.0), "{told}");
+    assert!(
+        told["because"].as_str().is_some_and(|why| why.contains("bytes a second over the last")),
+        "{told}"
+    );
+    let (_, shown, _) = pair.domicile(&["failover", "show", &id])?;
+    assert!(shown.contains("new standby") && shown.contains("time left: "), "{shown}");
     let done = || async {
         let (_, out, _) = pair.domicile(&["--json", "failover", "show", &id]).ok()?;
         let view: serde_json::Value = serde_json::from_str(&out).ok()?;

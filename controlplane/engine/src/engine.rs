@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::agent::LossReport;
-use domicile_api::moves::MoveView;
+use domicile_api::moves::{MoveStatus, MoveView};
+use domicile_api::protection::BuildingView;
 use domicile_model::clock::Clock;
 use domicile_model::{Cell, CellId, MoveClaim, MoveId, RegionId, World};
 use domicile_store::codec::decode;
@@ -74,7 +75,17 @@ impl Engine {
     pub async fn view(&self, id: MoveId) -> Result<Option<MoveView>, MoveError> {
         let listing = self.shared.store.list(&Key::Workflow(id).to_string()).await?;
         let views = views(&listing.entries)?;
-        Ok(views.into_iter().find(|v| v.id == id))
+        let found = views.into_iter().find(|v| v.id == id);
+        Ok(found.map(|view| MoveView { building: self.building(&view), ..view }))
+    }
+
+    /// How far the new standby of a move is, while it is built; none otherwise, or if nobody has seen it lately.
+    #[must_use]
+    pub fn building(&self, view: &MoveView) -> Option<BuildingView> {
+        let builds = view.status == MoveStatus::Running && ["losses", "re-protect"].contains(&&*view.step);
+        let building = self.sampler().building(&view.cell).filter(|_| builds)?;
+        // A server that still runs as it did before its order is on no way yet.
+        (view.from.as_ref() == Some(&building.region)).then_some(building)
     }
 
     /// All moves that the registry knows, the newest first.

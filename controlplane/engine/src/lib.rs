@@ -7,6 +7,7 @@
 
 mod approval;
 mod brakes;
+pub mod building;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod definitions;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, SequenceGuard};
+use domicile_api::agent::{Consent, ExportPlace, Fork, LossReport, SequenceGuard, Work};
 use domicile_api::protection::Retention;
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, Epoch, FenceLevel, HandoverToken, MoveId, RegionId, SigningKey, Token};
@@ -60,6 +60,8 @@ pub struct Observation {
     pub follow: Option<Job>,
     /// The newest export of losses.
     pub losses: Option<Job>,
+    /// What such a job is at, while it is under way.
+    pub work: Option<Work>,
     /// Where it would export lost rows to; none where no place is configured.
     pub export: Option<ExportPlace>,
     /// What stands in a primary beside rows that are replicated and listed; none on a standby, or where it could not be

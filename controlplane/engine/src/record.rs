@@ -297,6 +297,7 @@ impl Workflow {
             status: self.status.clone(),
             paused: self.paused.clone(),
             approval: self.approval.clone(),
+            building: None,
             step: self.step.clone(),
             steps: self.steps().map(str::to_owned).collect(),
             by: self.by.clone(),

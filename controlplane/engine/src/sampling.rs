@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_api::moves::LossPreview;
-use domicile_api::protection::{Retention, RetentionView};
+use domicile_api::protection::{BuildingView, Retention, RetentionView};
 use domicile_api::views::{HealthView, LagView};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::token::Lsn;
 use domicile_model::{Cell, CellId, FenceConstants, FenceLevel, RegionId, SigningKey};
 
+use crate::building::Track;
 use crate::lossmath::{self, Moment, millis};
 use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
 use crate::retention;
@@ -28,6 +29,8 @@ const MOST: Duration = Duration::from_secs(3);
 
 /// How often the databases of a cell are looked at whole.
 const LOOK: Duration = Duration::from_secs(3);
+/// The same while a standby is being built.
+const LOOK_BUSY: Duration = Duration::from_secs(1);
 
 /// The samples of all cells.
 pub struct Sampler {
@@ -64,8 +67,29 @@ struct Looks {
     keys: BTreeMap<RegionId, SigningKey>,
     /// What each server told last of what stops its direct writers.
     levels: BTreeMap<RegionId, (BootTime, FenceLevel)>,
+    /// How far the other server is on its way to being a standby.
+    track: Option<(RegionId, Track)>,
     /// Each server as it was seen last.
     servers: BTreeMap<RegionId, (BootTime, Observation)>,
+}
+
+impl Looks {
+    /// Where the other server of the cell is on its way, after both were looked at.
+    fn follow_up(&mut self, cell: &Cell, holder: &RegionId) {
+        let before = self.track.take();
+        let Some(other) = cell.other(holder) else { return };
+        let (Some((_, primary)), Some((asked, seen))) = (self.servers.get(holder), self.servers.get(other))
+        else {
+            return;
+        };
+        // One look that got no answer says nothing; what stays is told with its age.
+        if !seen.reachable {
+            self.track = before;
+            return;
+        }
+        let before = before.filter(|(region, _)| region == other).map(|(_, track)| track);
+        self.track = Track::take(before, *asked, seen, primary).map(|track| (other.clone(), track));
+    }
 }
 
 impl History {
@@ -129,7 +153,9 @@ impl Sampler {
             let now = self.clock.now();
             let due = self.with(|known| {
                 let looks = &mut known.entry(cell.id.clone()).or_default().looks;
-                let due = looks.began.is_none_or(|began| now.since(began) >= LOOK);
+                let busy = looks.track.as_ref().is_some_and(|(_, track)| track.is_busy());
+                let every = if busy { LOOK_BUSY } else { LOOK };
+                let due = looks.began.is_none_or(|began| now.since(began) >= every);
                 if due {
                     looks.began = Some(now);
                 }
@@ -194,6 +220,7 @@ impl Sampler {
         problems.extend(others);
         self.with(|known| {
             let history = known.entry(cell.id.clone()).or_default();
+            history.looks.follow_up(cell, holder);
             history.looks.seen = Some((asked, problems));
             // None before the first sample: then it is this holder's as well.
             if history.holder.as_ref().is_none_or(|of| of == holder) {
@@ -236,6 +263,17 @@ impl Sampler {
             let (asked, seen) = history.looks.retention.as_ref()?;
             let fine: Vec<_> = history.fine.iter().cloned().collect();
             Some(retention::view(seen, *asked, retention::write_rate(&fine, now), now))
+        })
+    }
+
+    /// How far the other server of a cell is on its way to being a standby: while it is made one, and how far behind it
+    /// replays afterwards. None: it is on no such way, or was not seen lately.
+    #[must_use]
+    pub fn building(&self, cell: &CellId) -> Option<BuildingView> {
+        let now = self.clock.now();
+        self.with(|known| {
+            let (region, track) = known.get(cell)?.looks.track.as_ref()?;
+            track.view(region, now)
         })
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
 use crate::current::Current;
 use crate::metrics::Metrics;
+use crate::protection::Protected;
 use crate::room;
 use crate::roster::Roster;
 
@@ -52,6 +53,8 @@ pub struct App {
     pub changed: Notify,
     /// The last look at the registry.
     pub looked: Mutex<Looked>,
+    /// When cells were last seen with a standby.
+    pub protected: Protected,
     /// From addresses in the registry to those to dial.
     pub links: AddressMap,
     /// For passing changes on to the leader.

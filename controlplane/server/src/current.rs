@@ -6,9 +6,10 @@ use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
     AgentKey, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId,
-    Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState, World,
+    Moved, Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState, World,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
+use jiff::Timestamp;
 
 /// The registry's content as far as views and `apply` need it.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Current {
     pub placements: BTreeMap<CellId, (Placement, Revision)>,
     /// Moves under way.
     pub moves: BTreeMap<CellId, MoveId>,
+    /// When the holder of each cell last changed.
+    pub moved: BTreeMap<CellId, Timestamp>,
     /// Why cells are closed, by a person.
     pub closed: BTreeMap<CellId, ClosedCell>,
     /// Who has stopped all moves, if somebody has.
@@ -49,13 +52,14 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 13] = [
+const VIEWS: [&str; 14] = [
     "regions/",
     "jurisdictions/",
     "cells/",
     "tenants/",
     "placements/",
     "moves/",
+    "moved/",
     "routers/",
     "witnesses/",
     "freezes/",
@@ -88,6 +92,7 @@ impl Current {
             modified: BTreeMap::new(),
             placements: BTreeMap::new(),
             moves: BTreeMap::new(),
+            moved: BTreeMap::new(),
             closed: BTreeMap::new(),
             stop: None,
             freezes: BTreeMap::new(),
@@ -149,6 +154,11 @@ impl Current {
             Key::Move(id) => {
                 if let Some(MoveClaim { moving }) = self.decode(&entry) {
                     self.moves.insert(id.clone(), moving);
+                }
+            }
+            Key::Moved(id) => {
+                if let Some(Moved { at, .. }) = self.decode(&entry) {
+                    self.moved.insert(id.clone(), at);
                 }
             }
             Key::Closed(id) => {

@@ -23,6 +23,7 @@ use crate::app::{App, Led};
 use crate::audit::AuditEntry;
 use crate::causes::chain;
 use crate::current::Current;
+use crate::protection;
 
 /// Between two rounds for witnesses and agents.
 const ROUND: Duration = Duration::from_secs(1);
@@ -138,6 +139,7 @@ async fn whole(app: &App, led: &Led, told: &mut BTreeSet<String>) {
     let Ok(view) = app.look().await else { return };
     let found = findings(app, &view.current);
     app.metrics.drift.set(&found, &view.current);
+    protection::measure(app, &view.current);
     // Once each, as long as it lasts.
     let now: BTreeSet<String> = found.into_iter().map(|f| format!("{}: {}", f.kind, f.what)).collect();
     for new in now.difference(told) {

@@ -172,6 +172,7 @@ impl Server {
             changes: Mutex::new(()),
             changed: Notify::new(),
             looked: Mutex::new(Looked::default()),
+            protected: crate::protection::Protected::default(),
             links: config.links,
             room: keeper,
             archive: copy.map(Arc::new),

@@ -24,6 +24,8 @@ pub fn cell(current: &Current, cell: &Cell, lag: Option<LagView>) -> CellView {
         tenants: current.tenants_of.get(&cell.id).map(|t| t.iter().cloned().collect()).unwrap_or_default(),
         lag,
         health: None,
+        unprotected: None,
+        building: None,
         retention: None,
         agents: Vec::new(),
         fence_levels: Vec::new(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_api::agent::{Follow, Progress, ProgressStatus};
+use domicile_api::protection::Doing;
 use domicile_model::clock::pause;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -62,6 +63,7 @@ impl Agent {
         tokio::spawn(async move {
             let _guard = this.ops.lock().await;
             let done = this.carry_out(&order, how).await;
+            this.bench.end();
             let status = match done {
                 Ok(()) => ProgressStatus::Done,
                 Err(failure) => {
@@ -138,6 +140,7 @@ impl Agent {
     /// Makes the directory a standby's and starts it. This ends a fence: the order to follow is what the old primary
     /// was waiting for.
     async fn attach(self: &Arc<Self>, upstream: &Upstream, how: How) -> Result<(), Failure> {
+        self.bench.begin(Doing::Attaching, &self.clock);
         self.stop().await?;
         // Slots of a primary's life would keep its log for ever.
         let slots = self.data("pg_replslot");
@@ -211,6 +214,7 @@ impl Agent {
     }
 
     async fn rewind(self: &Arc<Self>, upstream: &Upstream) -> Result<(), Failure> {
+        self.bench.begin(Doing::Rewinding, &self.clock);
         // pg_rewind refuses a standby's directory and one that was not stopped cleanly.
         if self.is_standby_directory() {
             self.stop().await?;
@@ -250,12 +254,14 @@ impl Agent {
             .arg("-D")
             .arg(&self.config.data_dir)
             .arg(format!("--source-server={conninfo}"))
+            .arg("--progress")
             .env("PGPASSFILE", access::pass_path(&self.config));
         // The marker goes only with the standby.signal that follows: in between lies a directory that must not run.
-        self.program(command, "pg_rewind").await
+        self.bench.run(command, "pg_rewind").await
     }
 
     async fn rebuild(self: &Arc<Self>, upstream: &Upstream) -> Result<(), Failure> {
+        self.bench.begin(Doing::BaseBackup, &self.clock);
         self.stop().await?;
         let beside = |suffix: &str| {
             let mut path = self.config.data_dir.clone().into_os_string();
@@ -276,9 +282,20 @@ impl Agent {
             .arg("-D")
             .arg(&new)
             .args(["-h", &upstream.dial.ip().to_string(), "-p", &upstream.dial.port().to_string()])
-            .args(["-U", &self.config.replication.user, "-X", "stream", "--checkpoint=fast", "-w"])
+            .args([
+                "-U",
+                &self.config.replication.user,
+                "-X",
+                "stream",
+                "--checkpoint=fast",
+                "-w",
+                "--progress",
+            ])
             .env("PGPASSFILE", access::pass_path(&self.config));
-        self.program(command, "pg_basebackup").await?;
+        if let Some(most) = self.config.rebuild_max_rate_kib {
+            command.arg(format!("--max-rate={most}k"));
+        }
+        self.bench.run(command, "pg_basebackup").await?;
         // A standby's before it is in place: at no instant does a directory lie there that would start as a primary.
         self.owner.write(&new.join("standby.signal"), b"")?;
         clear(&old)?;
@@ -292,22 +309,6 @@ impl Agent {
             sync_dir(parent)?;
         }
         clear(&old)
-    }
-
-    async fn program(&self, mut command: tokio::process::Command, name: &str) -> Result<(), Failure> {
-        let output =
-            command.output().await.map_err(|e| Failure::machine(format!("{name} can't be run: {e}")))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let from = said.char_indices().rev().nth(800).map_or(0, |(i, _)| i);
-        let failure = Failure::machine(format!("{name} failed: {}", &said[from..]));
-        Err(if said.contains("No space left") {
-            failure.hint("the disk is full: free space on the database's volume")
-        } else {
-            failure.hint("follow again: an interrupted rewind is followed by a rebuild")
-        })
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_api::agent::{ExportLosses, Fork, LossReport, Progress, ProgressStatus};
+use domicile_api::protection::Doing;
 use domicile_model::MoveId;
 use domicile_model::clock::pause;
 use domicile_model::token::Lsn;
@@ -80,7 +81,9 @@ impl Agent {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let _guard = this.ops.lock().await;
+            this.bench.begin(Doing::ExportingLosses, &this.clock);
             let done = this.read_losses(order.token.moving, order.fork).await;
+            this.bench.end();
             let status = match &done {
                 Ok(()) => ProgressStatus::Done,
                 Err(failure) => ProgressStatus::Failed { why: failure.to_string() },

@@ -111,6 +111,7 @@ pub(crate) fn config(
         look_role: "domicile".into(),
         slot: "standby".into(),
         slot_keep_mib: 512,
+        rebuild_max_rate_kib: None,
         losses: Some(LossExport {
             directory: home.join("lost"),
             country: Country::new("US").unwrap(),

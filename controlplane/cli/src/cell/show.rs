@@ -1,6 +1,6 @@
 //! `domicile cell show CELL`
 
-use domicile_api::protection::{RetentionView, Slot};
+use domicile_api::protection::{BuildingView, RetentionView, Slot};
 use domicile_api::views::{AgentView, CellView, FenceLevelView};
 use domicile_model::CellId;
 
@@ -54,6 +54,14 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
     if !levels.is_empty() {
         pairs.push(("fence level", levels.join("\n")));
     }
+    if let Some(unprotected) = &cell.unprotected {
+        let length =
+            unprotected.for_ms.map_or("for an unknown time".to_owned(), |ms| format!("for {}", millis(ms)));
+        pairs.push(("unprotected", format!("{length}: {}", unprotected.because)));
+    }
+    if let Some(building) = &cell.building {
+        pairs.push(("new standby", progress(building)));
+    }
     if let Some(kept) = &cell.retention {
         pairs.extend(retention(kept));
     }
@@ -71,6 +79,21 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
 fn level(told: &FenceLevelView) -> String {
     let FenceLevelView { region, level, age_ms } = told;
     format!("{region} {level}: {} (told {} ago)", level.means(), millis(*age_ms))
+}
+
+/// How far a new standby is, and how long it will take.
+pub(crate) fn progress(building: &BuildingView) -> String {
+    let BuildingView { region, doing, for_ms, age_ms, because, .. } = building;
+    let copied = building.done_bytes.zip(building.total_bytes);
+    let copied =
+        copied.map_or_else(String::new, |(done, total)| format!(", {} of {}", bytes(done), bytes(total)));
+    let left = building.left_ms.map_or("unknown".to_owned(), |ms| format!("about {}", millis(ms)));
+    format!(
+        "{region}, {} for {}{copied}; time left: {left} ({because}; seen {} ago)",
+        doing.name(),
+        millis(*for_ms),
+        millis(*age_ms)
+    )
 }
 
 /// What the primary keeps for its standby and others, and how long that can go on.

@@ -4,6 +4,7 @@ use domicile_api::agent::SequenceGuard;
 use domicile_api::moves::MoveView;
 use domicile_model::MoveId;
 
+use crate::cell::show::progress;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -67,6 +68,7 @@ pub(crate) fn table(view: &MoveView, out: &mut Out) -> Result<(), Failure> {
         ("timeline", facts.timeline.map(|t| t.to_string())),
         ("unprotected for", facts.unprotected_ms.map(millis)),
         ("skipped", (!facts.skipped.is_empty()).then(|| facts.skipped.join(", "))),
+        ("new standby", view.building.as_ref().map(progress)),
         ("re-protected by", facts.reprotected_by.clone()),
         ("sequences", facts.sequences.as_ref().map(sequences)),
         ("loss accepted", facts.accepted_loss.map(|n| n.to_string())),

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use domicile_api::moves::{LogEvent, MoveStatus, MoveView};
+use domicile_api::protection::Doing;
 use domicile_model::MoveId;
 use domicile_model::clock::{Clock, pause};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::Until;
+use crate::cell::show::progress;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -145,6 +147,8 @@ impl Events {
 struct Shown {
     entries: u64,
     status: String,
+    /// What was done for the new standby.
+    doing: Option<Doing>,
     bar: Option<ProgressBar>,
 }
 
@@ -160,7 +164,7 @@ impl Shown {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { entries: 0, status: String::new(), bar }
+        Self { entries: 0, status: String::new(), doing: None, bar }
     }
 
     fn show(&mut self, view: &MoveView, out: &mut Out) -> Result<(), Failure> {
@@ -174,12 +178,20 @@ impl Shown {
             self.line(&now, out)?;
             self.status = now;
         }
+        let doing = view.building.as_ref().map(|building| building.doing);
+        if let Some(building) = view.building.as_ref().filter(|_| doing != self.doing) {
+            self.line(&progress(building), out)?;
+        }
+        self.doing = doing;
         if let Some(bar) = &self.bar {
             let at = view.steps.iter().position(|s| *s == view.step).unwrap_or(0);
             let done = if view.status.is_final() { view.steps.len() } else { at };
             bar.set_length(view.steps.len() as u64);
             bar.set_position(done as u64);
-            bar.set_message(view.step.clone());
+            let building = view.building.as_ref().map(progress);
+            bar.set_message(
+                building.map_or_else(|| view.step.clone(), |told| format!("{}: {told}", view.step)),
+            );
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Pair {
         let text = format!(
             "cell = \"c\"\nregion = \"{}\"\ndata_dir = \"{}\"\nlisten = \"{}\"\naddress = \"{}\"\n\
              socket_dir = \"{}\"\nregistry = \"{}\"\nsecret = \"file:{secret}\"\ndatabase = \"{}\"\n\
-             slot_keep_mib = {}\n\
+             slot_keep_mib = {}\nrebuild_max_rate_kib = 6144\n\
              replication = {{ user = \"replicator\", password = \"file:{stream}\" }}\n\
              losses = {{ directory = \"{lost}\", country = \"US\", recipient = \"{recipient}\" }}\n",
             side.region,

@@ -114,6 +114,7 @@ impl Databases for FakeDatabases {
             fence_level: server.fence_level,
             follow: server.follow.clone(),
             losses: server.losses.clone(),
+            work: None,
             export: server.export.clone(),
             beside: server.beside.clone(),
             retention: server.retention.clone(),

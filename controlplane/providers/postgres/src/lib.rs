@@ -286,6 +286,7 @@ fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     };
     seen.follow = state.follow.map(job);
     seen.losses = state.losses.map(job);
+    seen.work = state.work;
     seen.export = state.export;
     seen.problems = state.problems.iter().map(|problem| format!("{place}: {problem}")).collect();
 }

@@ -22,6 +22,7 @@ use crate::current::Current;
 use crate::http::input;
 use crate::http::problem::{Refusal, missing, no_leader};
 use crate::operators::{Operator, Role, Roles};
+use crate::protection;
 use crate::reconcile;
 use crate::views;
 
@@ -72,13 +73,23 @@ fn cell_view(app: &App, current: &Current, cell: &domicile_model::Cell) -> CellV
     let lag = cell.database.as_ref().and_then(|_| app.engine.sampler().lag(&cell.id));
     let health = cell.database.as_ref().and_then(|_| app.engine.sampler().health(&cell.id));
     let retention = cell.database.as_ref().and_then(|_| app.engine.sampler().retention(&cell.id));
+    let unprotected = protection::unprotected(app, current, cell);
+    let building = protection::building(app, current, cell);
     let agents = agents::views(app, current, cell);
     let told = |region: &RegionId| {
         let (level, age) = app.engine.sampler().fence_level(&cell.id, region)?;
         Some(FenceLevelView { region: region.clone(), level, age_ms: millis(age) })
     };
     let fence_levels = [&cell.primary, &cell.dr].into_iter().filter_map(told).collect();
-    CellView { health, retention, agents, fence_levels, ..views::cell(current, cell, lag) }
+    CellView {
+        health,
+        unprotected,
+        building,
+        retention,
+        agents,
+        fence_levels,
+        ..views::cell(current, cell, lag)
+    }
 }
 
 pub(crate) async fn regions(Extension(view): Extension<View>) -> Json<Vec<RegionView>> {

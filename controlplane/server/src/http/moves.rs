@@ -11,6 +11,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use domicile_api::moves::{ApproveRequest, MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
 use domicile_api::problem::Problem;
+use domicile_api::protection::BuildingView;
 use domicile_engine::{Consent, MoveError, Said};
 use domicile_model::clock::{BootTime, pause};
 use domicile_model::{CellId, MoveId};
@@ -55,8 +56,23 @@ pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
     Ok(Json(read::list(&app).await?).into_response())
 }
 
+/// With what this control plane sees of the new standby.
+fn seen(app: &App, view: MoveView) -> MoveView {
+    MoveView { building: app.engine.building(&view), ..view }
+}
+
+/// Whether two views say the same; how old a look is changes all the time.
+fn same_news(one: &MoveView, other: &MoveView) -> bool {
+    let still = |view: &MoveView| {
+        let building = view.building.clone().map(|building| BuildingView { age_ms: 0, ..building });
+        MoveView { building, ..view.clone() }
+    };
+    still(one) == still(other)
+}
+
 pub(crate) async fn view(app: &App, id: MoveId) -> Result<MoveView, Refusal> {
-    read::find(app, id).await?.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
+    let found = read::find(app, id).await?.map(|found| seen(app, found));
+    found.ok_or_else(|| missing("move", &id.to_string(), "failover list"))
 }
 
 pub(crate) async fn show(
@@ -66,7 +82,7 @@ pub(crate) async fn show(
 ) -> Result<Response, Refusal> {
     let id = id(&text)?;
     if let Some(found) = read::find(&app, id).await? {
-        return Ok(Json(found).into_response());
+        return Ok(Json(seen(&app, found)).into_response());
     }
     match archive::elsewhere(&app, &headers, &format!("/v1/moves/{id}")).await {
         Some(answer) => Ok(answer),
@@ -385,7 +401,7 @@ fn changes(
             match at.app.engine.view(at.last.id).await {
                 Ok(Some(view)) => {
                     at.seen = at.app.clock.now();
-                    at.said = view == at.last;
+                    at.said = same_news(&view, &at.last);
                     at.last = view;
                 }
                 // What was said still stands; but if only this control plane is cut off, another one knows more.
