@@ -43,6 +43,10 @@ pub(crate) async fn prove(agent: Arc<Agent>) {
     loop {
         let mode = agent.mode();
         if mode.kind != Some(Kind::Primary) || agent.disk.fenced() {
+            if mode.kind == Some(Kind::Standby) || agent.disk.fenced() {
+                // Nobody asks the registry any more, so what it last failed to say is no news, and would stand for ever.
+                agent.problem("registry", None);
+            }
             pause(EAGER).await;
             continue;
         }
@@ -88,7 +92,11 @@ pub(crate) async fn notice_world(agent: Arc<Agent>) {
         else {
             continue;
         };
-        if world.reconciled && agent.disk.get().world != Some(world.id) {
+        let memory = agent.disk.get();
+        if memory.world == Some(world.id) && placement.epoch >= memory.epoch {
+            agent.problem("epoch", None);
+        }
+        if world.reconciled && memory.world != Some(world.id) {
             let learned = learn(&agent, &world, placement.epoch);
             agent.problem("world", learned.err().map(|f| f.to_string()));
         }

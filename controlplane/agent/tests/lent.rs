@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use domicile_agent::AgentConfig;
-use domicile_api::agent::AgentState;
+use domicile_api::agent::{AgentState, Fence};
 use domicile_chaos_kit::etcd::EtcdCluster;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Spec, processes};
@@ -17,8 +17,8 @@ use domicile_chaos_kit::process::{Process, Spec as Run};
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::clock::{BootTime, Clock, pause};
 use domicile_model::{
-    Cell, CellId, ClosedReason, Country, Epoch, Phase, Placement, Region, RegionId, RouterId, SecretRef,
-    WitnessSet, World, WorldId,
+    Cell, CellId, ClosedReason, Country, Epoch, LeaderFence, MoveId, Phase, Placement, Region, RegionId,
+    Revision, RouterId, SecretRef, Token, WitnessSet, World, WorldId,
 };
 use domicile_store::codec::decode;
 use domicile_store::right::{first_right, take_right};
@@ -232,6 +232,40 @@ async fn a_gate_that_lends_keeps_the_database_open_without_the_registry_and_it_c
     })
     .await
     .unwrap();
+}
+
+/// A region that was cut off while it held the cell, and does not any more, asks for no proof: that it got none once must
+/// not stand against every later move.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_needs_no_proof_any_more_does_not_tell_that_the_registry_was_silent() {
+    let mut region = Region1::new().await;
+    region.up().await;
+    region.cut_agent_off();
+    let told = |what: bool| {
+        let region = &region;
+        eventually(
+            Duration::from_secs(20),
+            "the registry's silence is told, or no more",
+            move || async move {
+                let problems = region.state().await?.problems;
+                (problems.iter().any(|p| p.contains("registry")) == what).then_some(())
+            },
+        )
+    };
+    told(true).await.unwrap();
+    let token = Token {
+        world: region.world.id,
+        leader: LeaderFence(Revision(1)),
+        attempt: 1,
+        moving: MoveId::new(),
+        step: "fence".into(),
+        cell: region.config.cell.clone(),
+    };
+    let order = Fence { token, epoch: Epoch(2), within_ms: 20_000, force: false };
+    let url = format!("http://{}/v1/fence", region.config.listen);
+    let asked = reqwest::Client::new().post(url).bearer_auth(rig::SECRET).json(&order).send().await.unwrap();
+    assert!(asked.status().is_success(), "{}", asked.text().await.unwrap());
+    told(false).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
