@@ -13,6 +13,12 @@ pub struct Bounds {
     pub witnesses: usize,
     /// Whether the cell begins without witnesses and is given them while it serves.
     pub named_late: bool,
+    /// Whether a switch, and a way back, may name other witnesses, once the present ones are silent.
+    pub renews: bool,
+    /// Whether the other region may lose the right too where the first has an agent. It has none: by waiting only.
+    pub returns: bool,
+    /// How many witnesses are destroyed for good, and declared so.
+    pub destroyed: u8,
     /// How often the right is taken away, one or two.
     pub closes: u8,
     /// Whether a move may turn back before the intent to promote.
@@ -67,6 +73,9 @@ impl Bounds {
         gates: 1,
         witnesses: 1,
         named_late: false,
+        renews: false,
+        returns: false,
+        destroyed: 0,
         closes: 1,
         turns_back: false,
         agent: false,
@@ -101,6 +110,9 @@ impl fmt::Display for Bounds {
         for (on, what) in [
             (self.agent, "an agent with its database"),
             (self.named_late, "named while it serves"),
+            (self.renews, "renewed when silent"),
+            (self.returns, "and back by waiting"),
+            (self.destroyed > 0, "a witness destroyed"),
             (self.turns_back, "turning back"),
             (self.slow_reads, "slow reads"),
             (self.slow_rounds, "slow rounds"),
@@ -146,6 +158,14 @@ pub enum Fault {
     MarkerForgotten,
     /// Witnesses are replaced while the cell is held.
     WitnessesReplaced,
+    /// Witnesses are replaced by a move that turns back.
+    RenewedInRollback,
+    /// Witnesses are replaced by a switch that rests on the word of the old primary's agent.
+    RenewedOnWord,
+    /// A witness is declared destroyed and still lives.
+    DeclaredAlive,
+    /// A witness that is declared destroyed counts as quiet at once.
+    StruckAtOnce,
     /// A new leader counts WAIT from a moment that another leader noted on another machine's clock.
     TimerTakenOver,
     /// Neither agent nor supervisor stops a database whose proof has ended.

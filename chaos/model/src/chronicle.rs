@@ -7,11 +7,12 @@ use domicile_mirror::RoutingTable;
 use domicile_model::clock::BootTime;
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    Cell, CellId, ClosedReason, Country, Epoch, HostPattern, MoveId, Phase, Placement, Region, RegionId,
-    Residency, Revision, RouterId, Tenant, TenantId, WitnessSet, World, WorldId,
+    BootId, Cell, CellId, ClosedReason, Country, Epoch, HostPattern, MoveId, Phase, Placement, Region,
+    RegionId, Residency, Revision, Role, RouterId, Silence, Tenant, TenantId, WitnessSet, WitnessState,
+    World, WorldId,
 };
 use domicile_store::codec::{Record, decode, encode};
-use domicile_store::right::take_right;
+use domicile_store::right::take_right_on;
 use domicile_store::{Change, Entry, Header, Key, Listing, Op, Txn};
 
 use crate::bounds::{Bounds, Fault};
@@ -32,8 +33,22 @@ pub(crate) enum Kind {
     Switch,
     /// The same region gets it back.
     Back,
+    /// The other region gets it, with other witnesses.
+    SwitchAnew,
+    /// The same region gets it back, with other witnesses.
+    BackAnew,
     /// Other witnesses are named.
     Replace,
+}
+
+impl Kind {
+    pub(crate) const fn switches(self) -> bool {
+        matches!(self, Self::Switch | Self::SwitchAnew)
+    }
+
+    pub(crate) const fn goes_back(self) -> bool {
+        matches!(self, Self::Back | Self::BackAnew)
+    }
 }
 
 /// A moment of the registry.
@@ -146,10 +161,17 @@ impl Chronicle {
             if bounds.turns_back {
                 kinds.push(Kind::Back);
             }
+            let first = moment.members & 1 != 0;
+            if first && (bounds.renews || fault == Fault::RenewedOnWord) {
+                kinds.push(Kind::SwitchAnew);
+            }
+            if first && bounds.turns_back && (bounds.renews || fault == Fault::RenewedInRollback) {
+                kinds.push(Kind::BackAnew);
+            }
         } else {
             // The other region's database has no agent here, so nothing is taken away from it where agents count.
             let ours = moment.placement.holder.as_ref() == Some(&self.regions[0]);
-            if moment.closes < bounds.closes && (ours || !bounds.agent) {
+            if moment.closes < bounds.closes && (ours || !bounds.agent || bounds.returns) {
                 kinds.push(Kind::Close);
             }
             let named = bounds.named_late || fault == Fault::WitnessesReplaced;
@@ -173,11 +195,11 @@ impl Chronicle {
                 new.phase = Phase::Closed { reason: ClosedReason::Moving, for_ms: 60_000 };
                 new.moving = Some(MOVE);
             }
-            Kind::Switch => {
+            Kind::Switch | Kind::SwitchAnew => {
                 new.standby = from();
                 new.holder = self.regions.iter().find(|r| Some(*r) != new.standby.as_ref()).cloned();
             }
-            Kind::Back => new.holder = from(),
+            Kind::Back | Kind::BackAnew => new.holder = from(),
             Kind::Replace if bounds.named_late => new.witnesses = witnesses(0..bounds.witnesses),
             Kind::Replace => {
                 new.witnesses = witnesses(bounds.witnesses..2 * bounds.witnesses);
@@ -185,14 +207,41 @@ impl Chronicle {
                 seen.witnesses = witnesses(0..0);
             }
         }
-        let (txn, _) = take_right(Txn::in_world(&self.world), &seen, old.modified, new)
+        let anew = matches!(kind, Kind::SwitchAnew | Kind::BackAnew);
+        let silence = anew.then(|| {
+            new.witnesses = witnesses(bounds.witnesses..2 * bounds.witnesses);
+            // Who may come to this moment has asked for it: see `Rules::silent`. Here all of them are.
+            let all: Vec<u8> = vec![u8::MAX; bounds.witnesses];
+            self.silence(old, &all).expect("all of them are silent")
+        });
+        let (txn, _) = take_right_on(Txn::in_world(&self.world), &seen, old.modified, new, silence.as_ref())
             .expect("the product's own transaction takes the right away");
         let members = match kind {
             Kind::Replace if bounds.named_late => members(0..bounds.witnesses),
-            Kind::Replace => members(bounds.witnesses..2 * bounds.witnesses),
+            Kind::Replace | Kind::SwitchAnew | Kind::BackAnew => {
+                members(bounds.witnesses..2 * bounds.witnesses)
+            }
             _ => old.members,
         };
         Moment { members, ..self.carried_out(at, kind, &txn, fault) }
+    }
+
+    /// The product's evidence that the witnesses of a closed moment are silent, where each was last seen quiet for so many
+    /// closes.
+    pub(crate) fn silence(&self, closed: &Moment, said: &[u8]) -> Option<Silence> {
+        let states: Vec<WitnessState> = said
+            .iter()
+            .enumerate()
+            .map(|(n, said)| WitnessState {
+                id: RouterId::new(&format!("w{n}")).expect("a short name"),
+                region: self.regions[0].clone(),
+                role: Role::Gate,
+                boot: BootId::from_u128(1),
+                quiet: if *said >= closed.closes { closed.modified } else { Revision::ZERO },
+                peer: ([127, 0, 0, 1], 1).into(),
+            })
+            .collect();
+        Silence::of(&closed.placement, closed.modified, &states, &std::collections::BTreeSet::new())
     }
 
     /// The moment after a transaction, as the registry and a watching router see it.

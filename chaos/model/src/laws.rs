@@ -1,8 +1,7 @@
 //! What must hold in every state, and what must be seen in some, so that nothing holds only because nothing happens.
 
-use crate::chronicle::Kind;
 use crate::search::Named;
-use crate::state::{Marker, Request, Wrong};
+use crate::state::{Marker, NONE, Request, Wrong};
 use crate::step::Fleet;
 
 /// What must hold in every state.
@@ -13,9 +12,10 @@ pub const LAWS: [Named<Fleet>; 3] = [
     // of that out.
     Named {
         name: "the-old-database-is-stopped",
-        holds: |_, s| {
+        holds: |f, s| {
             let p = &s.primary;
-            s.promoted == 0 || !p.open || p.frozen || p.woken
+            // Once the cell has come back it is the new one, and opens under a proof like any other.
+            s.promoted == 0 || !p.open || p.frozen || p.woken || f.there_and_back(s.registry)
         },
     },
 ];
@@ -29,13 +29,13 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
             name: "a forced move is done while the old region hears nothing",
             holds: |f, s| {
                 let deaf = f.gates(0).all(|g| s.gates[0][g].table == 0);
-                f.kind(s.registry) == Kind::Switch && s.lapsed > 0 && deaf && s.primary.marker == Marker::Free
+                f.kind(s.registry).switches() && s.lapsed > 0 && deaf && s.primary.marker == Marker::Free
             },
         },
         Named::<Fleet> {
             name: "the new region answers under the new epoch",
             holds: |f, s| {
-                f.kind(s.registry) == Kind::Switch
+                f.kind(s.registry).switches()
                     && f.gates(1).any(|g| f.lets_in(s, 1, g).is_some_and(|e| e > s.promoted))
             },
         },
@@ -67,7 +67,7 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
         sights.extend([
             Named::<Fleet> {
                 name: "a planned move is done by the agent's word",
-                holds: |f, s| f.kind(s.registry) == Kind::Switch && s.promoted > 0 && s.lapsed == 0,
+                holds: |f, s| f.kind(s.registry).switches() && s.promoted > 0 && s.lapsed == 0,
             },
             Named::<Fleet> {
                 name: "the database is stopped for want of a proof",
@@ -83,7 +83,7 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
         sights.push(Named::<Fleet> {
             name: "a move turns back and the old region answers under a new epoch",
             holds: |f, s| {
-                f.kind(s.registry) == Kind::Back
+                f.kind(s.registry).goes_back()
                     && f.gates(0).any(|g| matches!(s.gates[0][g].request, Request::Admitted(e) if e > 1))
             },
         });
@@ -91,13 +91,27 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
     if bounds.named_late {
         sights.push(Named::<Fleet> {
             name: "a forced move is done with witnesses named while the cell served",
-            holds: |f, s| f.was_replaced(s.registry) && s.lapsed > 0 && f.kind(s.registry) == Kind::Switch,
+            holds: |f, s| f.was_replaced(s.registry) && s.lapsed > 0 && f.kind(s.registry).switches(),
+        });
+    }
+    if bounds.renews {
+        sights.push(Named::<Fleet> {
+            name: "a forced move is done by the silence of witnesses that a move before it has named",
+            holds: |f, s| f.was_renewed(s.registry) && f.there_and_back(s.registry) && s.lapsed > 3,
+        });
+    }
+    if bounds.destroyed > 0 {
+        sights.push(Named::<Fleet> {
+            name: "a forced move is done although a witness is destroyed",
+            holds: |f, s| {
+                f.kind(s.registry).switches() && s.lapsed > 0 && s.witnesses.iter().any(|w| w.barred != NONE)
+            },
         });
     }
     if bounds.takeovers > 0 {
         sights.push(Named::<Fleet> {
             name: "another leader ends the move",
-            holds: |f, s| f.kind(s.registry) == Kind::Switch && s.mover.term > 0,
+            holds: |f, s| f.kind(s.registry).switches() && s.mover.term > 0,
         });
     }
     if bounds.closes > 1 && !bounds.agent {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use domicile_model::clock::BootTime;
 use domicile_model::invariants::{Acknowledged, epoch_rises, one_writer};
 use domicile_model::proof::{MoveFacts, Proof, RegistryAnswer, Verdict, lapsed, may_promote, primary_proves};
+use domicile_model::witness::struck_out;
 use domicile_model::{
     BootId, Epoch, LeaderFence, MoveClaim, Placement, Revision, Role, RouterId, Token, WitnessState,
 };
@@ -63,6 +64,7 @@ pub(crate) struct Rules {
     vouches: Memo<(u8, bool, u8, u8), bool>,
     quiet: Memo<(u8, [u8; 2], u8, u8), u8>,
     lapses: Memo<(u8, u8, u8, [u8; 3]), bool>,
+    silent: Memo<(u8, [u8; 3]), bool>,
     promotes: Memo<(u8, u8, u8), bool>,
     rises: Memo<(u8, u8), bool>,
     one: Memo<(Request, u8, u8), bool>,
@@ -91,6 +93,7 @@ impl Rules {
             vouches: Memo::new(),
             quiet: Memo::new(),
             lapses: Memo::new(),
+            silent: Memo::new(),
             promotes: Memo::new(),
             rises: Memo::new(),
             one: Memo::new(),
@@ -292,6 +295,23 @@ impl Rules {
             let needed = moment.placement.witnesses.r;
             let needed = if self.fault == Fault::ThresholdsMiss { needed - 1 } else { needed };
             lapsed(back(seen, rate), NOW, &self.bounds.constants, quiet, needed)
+        })
+    }
+
+    /// Whether a witness counts as quiet that was declared destroyed so many ticks ago.
+    pub(crate) fn struck_out(&self, age: u8, rate: u8) -> bool {
+        if self.fault == Fault::StruckAtOnce {
+            return true;
+        }
+        let id = RouterId::new("w").expect("a short name");
+        !struck_out(&[(id, back(age, rate))].into(), NOW, &self.bounds.constants).is_empty()
+    }
+
+    /// Whether the witnesses of this close are silent, where each was last seen quiet for so many closes.
+    pub(crate) fn silent(&self, registry: u8, said: [u8; 3]) -> bool {
+        self.silent.get((registry, said), || {
+            let closed = self.chronicle.at(registry);
+            self.chronicle.silence(closed, &said).is_some()
         })
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Witness {
     pub(crate) learned: [u8; 2],
     /// How many closes the registry shows it quiet for.
     pub(crate) said: u8,
+    /// Ticks since this leader has known that a person declared it destroyed, up to WAIT.
+    pub(crate) barred: u8,
 }
 
 /// The commanded fence on the old primary's disk.
@@ -176,7 +178,8 @@ impl State {
             read: None,
             round: None,
         };
-        let witness = Witness { known: 0, vouches: true, started: old, learned: [NONE; 2], said: 0 };
+        let witness =
+            Witness { known: 0, vouches: true, started: old, learned: [NONE; 2], said: 0, barred: NONE };
         Self {
             registry: 0,
             rates,

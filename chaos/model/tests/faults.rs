@@ -103,6 +103,35 @@ fn witnesses_replaced_while_the_cell_is_held() {
 }
 
 #[test]
+fn witnesses_renewed_by_a_move_that_turns_back() {
+    let bounds = Bounds { turns_back: true, closes: 2, ..Bounds::LEAST };
+    let path = two_writers(bounds, Fault::RenewedInRollback);
+    assert!(path.contains(&Action::BackAnew));
+}
+
+/// Its word stops a database, not those who vouch for its gates: they must not be forgotten.
+#[test]
+fn witnesses_renewed_on_the_word_of_an_agent() {
+    let bounds = Bounds { agent: true, returns: true, closes: 2, ..Bounds::LEAST };
+    let path = two_writers(bounds, Fault::RenewedOnWord);
+    assert!(path.contains(&Action::HearFenced) && path.contains(&Action::SwitchAnew));
+}
+
+#[test]
+fn a_witness_declared_destroyed_that_lives() {
+    for witnesses in [1, 2] {
+        let bounds = Bounds { witnesses, destroyed: 1, ..Bounds::LEAST };
+        let path = two_writers(bounds, Fault::DeclaredAlive);
+        assert!(path.iter().any(|a| matches!(a, Action::Destroy(_))));
+    }
+}
+
+#[test]
+fn a_witness_that_counts_as_quiet_as_soon_as_it_is_destroyed() {
+    two_writers(Bounds { destroyed: 1, ..Bounds::LEAST }, Fault::StruckAtOnce);
+}
+
+#[test]
 fn a_timer_taken_over() {
     // With witnesses their WAIT would do: none of them is quiet before its own is over.
     let path = two_writers(Bounds { witnesses: 0, takeovers: 1, ..Bounds::LEAST }, Fault::TimerTakenOver);

@@ -56,6 +56,22 @@ fn witnesses_named_late() {
 }
 
 #[test]
+fn witnesses_renewed() {
+    let renews = Bounds { renews: true, closes: 2, ..Bounds::LEAST };
+    holds("renewed", renews);
+    holds("renewed, turning back", Bounds { turns_back: true, ..renews });
+}
+
+#[test]
+fn witnesses_destroyed() {
+    let one = Bounds { destroyed: 1, ..Bounds::LEAST };
+    holds("one of one destroyed", one);
+    holds("one of two destroyed", Bounds { witnesses: 2, closes: 2, ..one });
+    holds("one of three destroyed", Bounds { witnesses: 3, ..one });
+    holds("one destroyed, and a takeover", Bounds { takeovers: 1, ..one });
+}
+
+#[test]
 fn witness_restarts() {
     let one = Bounds { witness_restarts: 2, closes: 2, ..Bounds::LEAST };
     holds("restarts of one witness", one);

@@ -27,6 +27,7 @@ pub mod precheck_losses;
 mod prechecks;
 pub mod provider;
 pub mod record;
+pub mod renewal;
 pub mod retention;
 pub mod room;
 mod routers;
@@ -35,6 +36,7 @@ pub mod sampling;
 mod service;
 mod snapshot;
 mod start;
+mod strike;
 #[cfg(test)]
 mod testkit;
 #[cfg(test)]
@@ -50,4 +52,5 @@ pub use options::Options;
 pub use sampling::Sampler;
 pub use service::Service;
 pub use start::may_start;
+pub use strike::Destroyed;
 pub use verbs::{Consent, Said};

@@ -118,6 +118,8 @@ pub(crate) struct Sabotage {
     pub(crate) leave_shut: bool,
     /// Go on with the approvals as they are, without looking whether what was approved still holds.
     pub(crate) trust_approvals: bool,
+    /// Believe that a witness is destroyed that is registered under a lease.
+    pub(crate) strike_the_living: bool,
     /// Open a cell without looking whether its database has the newest data.
     pub(crate) open_anyway: bool,
 }

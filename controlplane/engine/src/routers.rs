@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domicile_model::clock::{BootTime, pause};
-use domicile_model::{CellId, RegionId, Revision, Role, RouterId, RouterState, World};
+use domicile_model::witness::{quiet_among, struck_out};
+use domicile_model::{CellId, RegionId, Revision, Role, RouterId, RouterState, WitnessState, World};
 use domicile_store::Key;
 use domicile_store::codec::decode;
 
@@ -99,16 +100,37 @@ impl Run {
         }
     }
 
-    /// How many of the cell's witnesses have refused everything up to `revision` for WAIT.
-    pub(crate) async fn quiet(&self, members: &BTreeSet<RouterId>, revision: Revision) -> Result<u32, Halt> {
-        let keys: Vec<Key> = members.iter().cloned().map(Key::Witness).collect();
-        let mut quiet = 0;
-        for key in keys {
-            let Some(entry) = self.read_one(key).await? else { continue };
-            if decode::<domicile_model::WitnessState>(&entry.value).is_ok_and(|w| w.is_quiet_at(revision)) {
-                quiet += 1;
+    /// What witnesses say of themselves, and which of them are struck out. One that a newer program wrote has said
+    /// nothing. Notes which were declared destroyed: what they may have granted last is waited for from now.
+    pub(crate) async fn witnesses(&mut self) -> Result<(Vec<WitnessState>, BTreeSet<RouterId>), Halt> {
+        let (said, gone) = (self.list("witnesses/").await?, self.list("barred/").await?);
+        let states = said.entries.iter().filter_map(|e| decode(&e.value).ok()).collect();
+        let now = self.now();
+        for entry in gone.entries {
+            if let Key::Barred(id) = entry.key {
+                self.barred.entry(id).or_insert(now);
             }
         }
-        Ok(quiet)
+        Ok((states, struck_out(&self.barred, now, &self.world.constants)))
+    }
+
+    /// Who is there now: registered under a lease.
+    pub(crate) async fn present(&self) -> Result<BTreeSet<RouterId>, Halt> {
+        let listing = self.list("routers/").await?;
+        let ids = listing.entries.iter().filter_map(|e| match &e.key {
+            Key::Router(id) => Some(id.clone()),
+            _ => None,
+        });
+        Ok(ids.collect())
+    }
+
+    /// How many of the cell's witnesses have refused everything up to `revision` for WAIT, or are struck out.
+    pub(crate) async fn quiet(
+        &mut self,
+        members: &BTreeSet<RouterId>,
+        revision: Revision,
+    ) -> Result<u32, Halt> {
+        let (states, struck) = self.witnesses().await?;
+        Ok(quiet_among(members, revision, &states, &struck))
     }
 }

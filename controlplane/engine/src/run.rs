@@ -1,14 +1,14 @@
 //! One workflow in the hands of one leader: reads, and edges, each of which is one fenced transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_api::moves::{LogEvent, MoveStatus};
 use domicile_model::clock::{BootTime, Clock, pause};
-use domicile_model::{Cell, Placement, RegionId, Revision, Token, World};
+use domicile_model::{Cell, Placement, RegionId, Revision, RouterId, Silence, Token, World};
 use domicile_store::codec::{decode, encode};
-use domicile_store::right::take_right;
+use domicile_store::right::take_right_on;
 use domicile_store::{Commit, Entry, Key, Leadership, Listing, Op, Precondition, Store, StoreError, Txn};
 use jiff::Timestamp;
 
@@ -41,6 +41,8 @@ pub(crate) struct Run {
     seen: Revision,
     /// When this leader first saw the close committed. Never carried over from another leader: its clock is another.
     pub(crate) close_seen: Option<BootTime>,
+    /// Witnesses that were declared destroyed, with when this leader first saw that. Never carried over either.
+    pub(crate) barred: BTreeMap<RouterId, BootTime>,
     /// Steps whose newest intent was written by this very run, so that nothing can have been sent before.
     pub(crate) mine: BTreeSet<String>,
 }
@@ -57,8 +59,12 @@ pub(crate) struct Right {
 pub(crate) struct Edge<'a> {
     pub(crate) events: Vec<(&'a str, LogEvent, &'a str)>,
     pub(crate) right: Option<Right>,
+    /// That the old witnesses are silent, so that the right may come with others.
+    pub(crate) silence: Option<Silence>,
     /// The move is over: its claim goes.
     pub(crate) release: bool,
+    /// What must hold besides.
+    pub(crate) when: Vec<Precondition>,
     /// Writes that stand or fall with it.
     pub(crate) also: Vec<Op>,
 }
@@ -78,8 +84,18 @@ impl<'a> Edge<'a> {
         self
     }
 
+    pub(crate) fn silent(mut self, silence: Option<Silence>) -> Self {
+        self.silence = silence;
+        self
+    }
+
     pub(crate) fn with(mut self, also: impl IntoIterator<Item = Op>) -> Self {
         self.also.extend(also);
+        self
+    }
+
+    pub(crate) fn when(mut self, when: impl IntoIterator<Item = Precondition>) -> Self {
+        self.when.extend(when);
         self
     }
 
@@ -109,7 +125,17 @@ impl Run {
         let cell: Cell = decode(&cell.value).map_err(|e| Halt::Stuck(e.to_string()))?;
         let seen = entry.modified;
         let mine = BTreeSet::new();
-        Ok(Some(Self { shared, leadership, world, cell, flow, seen, close_seen: None, mine }))
+        Ok(Some(Self {
+            shared,
+            leadership,
+            world,
+            cell,
+            flow,
+            seen,
+            close_seen: None,
+            barred: BTreeMap::new(),
+            mine,
+        }))
     }
 
     /// Reads the record again.
@@ -225,7 +251,8 @@ impl Run {
         }
         let mut placed = None;
         if let Some(right) = edge.right {
-            let (with, new) = take_right(txn, &right.old, right.seen, right.new)
+            let silence = edge.silence.as_ref();
+            let (with, new) = take_right_on(txn, &right.old, right.seen, right.new, silence)
                 .map_err(|e| Halt::Stuck(format!("the engine has a bug, nothing was written: {e}")))?;
             txn = with;
             placed = Some(new);
@@ -238,6 +265,7 @@ impl Run {
         if edge.release {
             txn = txn.delete(Key::Move(flow.cell.clone()));
         }
+        txn.when.extend(edge.when);
         txn.then.extend(edge.also);
         let txn = txn.put(Key::Workflow(flow.id), &flow);
         let revision = self.commit(txn, fences, &encode(&flow)).await?;

@@ -173,7 +173,7 @@ impl Engine {
         )))
     }
 
-    async fn spoken_to(&self, id: MoveId, said: &Said<'_>) -> Result<Run, MoveError> {
+    pub(crate) async fn spoken_to(&self, id: MoveId, said: &Said<'_>) -> Result<Run, MoveError> {
         let run = Run::load(self.shared.clone(), said.leadership.clone(), said.world.clone(), id).await;
         let run = run.map_err(not_now)?.ok_or_else(|| no_such_move(id))?;
         if run.flow.status.is_final() {
@@ -182,7 +182,7 @@ impl Engine {
         Ok(run)
     }
 
-    async fn write(
+    pub(crate) async fn write(
         &self,
         run: &mut Run,
         edge: Edge<'_>,
@@ -194,7 +194,7 @@ impl Engine {
     }
 }
 
-fn stuck_at(flow: &Workflow) -> Result<&str, MoveError> {
+pub(crate) fn stuck_at(flow: &Workflow) -> Result<&str, MoveError> {
     match &flow.status {
         MoveStatus::Stuck { step, .. } => Ok(step),
         _ => Err(MoveError::NotNow(format!("move {} is not stuck: nobody needs to answer", flow.id))),

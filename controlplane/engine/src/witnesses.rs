@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use domicile_model::{Cell, Phase, Placement, RegionId, Role, RouterId, WitnessSet, WitnessState, World};
+use domicile_model::{
+    BarredWitness, Cell, Phase, Placement, RegionId, Role, RouterId, WitnessSet, WitnessState, World,
+};
 use domicile_store::codec::decode;
 use domicile_store::right::take_right;
 use domicile_store::{Commit, Key, Leadership, Precondition, Store, Txn};
@@ -53,7 +55,9 @@ pub async fn assign(store: &dyn Store, leadership: &Leadership, world: &World) -
     if lacking.is_empty() {
         return Ok(0);
     }
-    let registered: Vec<WitnessState> = all(store, "witnesses/").await?;
+    let barred: Vec<BarredWitness> = all(store, "barred/").await?;
+    let mut registered: Vec<WitnessState> = all(store, "witnesses/").await?;
+    registered.retain(|w| barred.iter().all(|b| b.id != w.id));
     let mut given = 0;
     for (old, seen) in lacking {
         let (_, cell) = store.read(&[Key::Cell(old.cell.clone())]).await?;

@@ -7,9 +7,9 @@ use domicile_model::fleet::HostClaim;
 use domicile_model::invariants::epoch_rises;
 use domicile_model::validate::violations;
 use domicile_model::{
-    AgentKey, Approvals, Cell, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, HostPattern, Jurisdiction,
-    MoveClaim, MoveId, Moved, Placement, Region, RegionFence, RouterState, Tenant, TenantId, WitnessState,
-    World,
+    AgentKey, Approvals, BarredWitness, Cell, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, HostPattern,
+    Jurisdiction, MoveClaim, MoveId, Moved, Placement, Region, RegionFence, RouterState, Tenant, TenantId,
+    WitnessRenewal, WitnessState, World,
 };
 use domicile_server::audit::AuditEntry;
 use domicile_store::codec::decode;
@@ -79,6 +79,8 @@ impl Content {
             Key::Freeze(_) => checked::<Freeze>(value)?,
             Key::Moved(_) => checked::<Moved>(value)?,
             Key::Witness(_) => self.witnesses.push(decode(value)?),
+            Key::Renewal(_) => checked::<WitnessRenewal>(value)?,
+            Key::Barred(_) => checked::<BarredWitness>(value)?,
             Key::Router(_) => checked::<RouterState>(value)?,
             Key::Agent(..) => checked::<AgentKey>(value)?,
             Key::Workflow(id) => {

@@ -6,6 +6,7 @@ use crate::epoch::Epoch;
 use crate::fleet::{Fleet, Tenant};
 use crate::ids::{CellId, RegionId};
 use crate::placement::Placement;
+use crate::witness::Silence;
 
 /// A write that was acknowledged: when it was sent, when its answer came, and under which epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,14 +94,16 @@ pub fn epoch_rises(old: &Placement, new: &Placement) -> Result<(), Broken> {
     Ok(())
 }
 
-/// *Witnesses stay*: whether the witnesses of `new` may follow those of `old`. Once a cell has witnesses, neither they
-/// nor their thresholds change: a gate that is cut off together with `p` of the old ones would go on answering under
-/// their proofs, and the forced move that asks whether enough witnesses are quiet would ask the new ones.
+/// *Witnesses stay* until they are silent: whether the witnesses of `new` may follow those of `old`. Once a cell has
+/// witnesses, neither they nor their thresholds change but by the [`Silence`] of the old ones: a gate that is cut off
+/// together with `p` of them would go on answering under their proofs, now or once its region holds the cell again, and
+/// the forced move that asks whether enough witnesses are quiet would ask the new ones.
 ///
 /// # Errors
 /// That they would change.
-pub fn witnesses_stay(old: &Placement, new: &Placement) -> Result<(), Broken> {
-    if old.witnesses == new.witnesses || old.witnesses.members.is_empty() {
+pub fn witnesses_stay(old: &Placement, new: &Placement, silence: Option<&Silence>) -> Result<(), Broken> {
+    let unchanged = old.witnesses == new.witnesses || old.witnesses.members.is_empty();
+    if unchanged || silence.is_some_and(|s| s.is_of(old)) {
         return Ok(());
     }
     Err(Broken {
@@ -208,10 +211,16 @@ mod tests {
             moving: None,
             witnesses,
         };
-        assert!(witnesses_stay(&with(set(&[])), &with(set(&["a", "b", "c"]))).is_ok());
-        assert!(witnesses_stay(&with(set(&["a", "b"])), &with(set(&["a", "b"]))).is_ok());
+        assert!(witnesses_stay(&with(set(&[])), &with(set(&["a", "b", "c"])), None).is_ok());
+        assert!(witnesses_stay(&with(set(&["a", "b"])), &with(set(&["a", "b"])), None).is_ok());
+        let gone = set(&["a", "b"]).members;
+        let old = with(set(&["a", "b"]));
+        let silence = Silence::of(&old, crate::Revision(1), &[], &gone).unwrap();
         for other in [set(&["a", "c"]), set(&[]), WitnessSet { p: 1, r: 2, ..set(&["a", "b"]) }] {
-            assert!(witnesses_stay(&with(set(&["a", "b"])), &with(other)).is_err());
+            assert!(witnesses_stay(&old, &with(other.clone()), None).is_err());
+            assert!(witnesses_stay(&old, &with(other.clone()), Some(&silence)).is_ok());
+            let later = Placement { epoch: Epoch(6), ..old.clone() };
+            assert!(witnesses_stay(&later, &with(other), Some(&silence)).is_err(), "of another close");
         }
     }
 

@@ -22,6 +22,7 @@ pub mod secret;
 pub mod signing;
 pub mod token;
 pub mod validate;
+pub mod witness;
 pub mod world;
 
 pub use approval::{Approvals, Change, Need};
@@ -40,4 +41,5 @@ pub use router::{BusyCell, Role, RouterState, WitnessState};
 pub use secret::{SecretError, SecretRef};
 pub use signing::{AgentKey, HandoverSeal, SigningKey};
 pub use token::{HandoverToken, LeaderFence, Token};
+pub use witness::{BarredWitness, Silence, WitnessRenewal};
 pub use world::{FenceConstants, World};

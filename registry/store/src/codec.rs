@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    AgentKey, Approvals, Cell, ClosedCell, EmergencyStop, Freeze, Jurisdiction, MoveClaim, Moved, Placement,
-    Region, RegionFence, RouterState, Tenant, WitnessState, World,
+    AgentKey, Approvals, BarredWitness, Cell, ClosedCell, EmergencyStop, Freeze, Jurisdiction, MoveClaim,
+    Moved, Placement, Region, RegionFence, RouterState, Tenant, WitnessRenewal, WitnessState, World,
 };
 
 /// A type that stands in the registry.
@@ -25,6 +25,7 @@ records! {
     HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
     EmergencyStop => "emergency stop", Freeze => "freeze", Moved => "last move", WitnessState => "witness", RouterState => "router",
     AgentKey => "agent's key", Approvals => "approval policy", ClosedCell => "closed cell",
+    WitnessRenewal => "renewal of witnesses", BarredWitness => "barred witness",
 }
 
 /// Why a value can't be read.

@@ -48,6 +48,10 @@ pub enum Key {
     Closed(CellId),
     /// [`domicile_model::WitnessState`].
     Witness(RouterId),
+    /// [`domicile_model::WitnessRenewal`].
+    Renewal(CellId),
+    /// [`domicile_model::BarredWitness`].
+    Barred(RouterId),
     /// [`domicile_model::RouterState`]; under a lease.
     Router(RouterId),
     /// [`domicile_model::AgentKey`], of the database of this cell in this region.
@@ -93,6 +97,8 @@ impl fmt::Display for Key {
             Self::Moved(id) => write!(f, "moved/{id}"),
             Self::Closed(id) => write!(f, "closed/{id}"),
             Self::Witness(id) => write!(f, "witnesses/{id}"),
+            Self::Renewal(id) => write!(f, "renewals/{id}"),
+            Self::Barred(id) => write!(f, "barred/{id}"),
             Self::Router(id) => write!(f, "routers/{id}"),
             Self::Agent(cell, region) => write!(f, "agents/{cell}/{region}"),
             Self::Workflow(id) => write!(f, "workflows/{id}"),
@@ -138,6 +144,8 @@ impl FromStr for Key {
             ["moved", x] => id(CellId::new(x)).map(Self::Moved),
             ["closed", x] => id(CellId::new(x)).map(Self::Closed),
             ["witnesses", x] => id(RouterId::new(x)).map(Self::Witness),
+            ["renewals", x] => id(CellId::new(x)).map(Self::Renewal),
+            ["barred", x] => id(RouterId::new(x)).map(Self::Barred),
             ["routers", x] => id(RouterId::new(x)).map(Self::Router),
             ["agents", x, y] => id(CellId::new(x)).zip(id(RegionId::new(y))).map(|(x, y)| Self::Agent(x, y)),
             ["workflows", x] => id(x.parse()).map(Self::Workflow),
@@ -189,6 +197,8 @@ mod tests {
             Key::Moved(cell.clone()),
             Key::Closed(cell.clone()),
             Key::Witness(router.clone()),
+            Key::Renewal(cell.clone()),
+            Key::Barred(router.clone()),
             Key::Router(router),
             Key::Agent(cell, region),
             Key::Workflow(id),

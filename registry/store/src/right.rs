@@ -1,7 +1,7 @@
 //! The right to write: the only place that builds a transaction which changes who holds a cell.
 
 use domicile_model::invariants::{Broken, epoch_rises, witnesses_stay};
-use domicile_model::{Placement, RegionFence, Revision};
+use domicile_model::{Placement, RegionFence, Revision, Silence};
 
 use crate::codec::encode;
 use crate::key::Key;
@@ -23,11 +23,25 @@ pub fn take_right(
     seen: Revision,
     new: Placement,
 ) -> Result<(Txn, Placement), Broken> {
+    take_right_on(base, old, seen, new, None)
+}
+
+/// The same, where the old witnesses may be known to be silent: by that evidence, and by no other, `new` may name others.
+///
+/// # Errors
+/// As [`take_right`].
+pub fn take_right_on(
+    base: Txn,
+    old: &Placement,
+    seen: Revision,
+    new: Placement,
+    silence: Option<&Silence>,
+) -> Result<(Txn, Placement), Broken> {
     let same_right = old.holder == new.holder && old.standby == new.standby && old.witnesses == new.witnesses;
     let epoch = if same_right { old.epoch } else { old.epoch.next() };
     let new = Placement { epoch, ..new };
     epoch_rises(old, &new)?;
-    witnesses_stay(old, &new)?;
+    witnesses_stay(old, &new, silence)?;
     let mut txn = base
         .when(Precondition::ModifiedAt(Key::Placement(old.cell.clone()), seen))
         .put(Key::Placement(new.cell.clone()), &new);
@@ -110,6 +124,12 @@ mod tests {
             take_right(Txn::bare(), &old, Revision(9), replaced).unwrap_err().invariant,
             "witnesses-stay"
         );
+        let closed = Placement { holder: None, ..old.clone() };
+        let silence = Silence::of(&closed, Revision(9), &[], &set("w1").members).unwrap();
+        let new = |old: &Placement| Placement { witnesses: set("w2"), ..old.clone() };
+        let with = |old: &Placement| take_right_on(Txn::bare(), old, Revision(9), new(old), Some(&silence));
+        assert_eq!(with(&closed).unwrap().1.epoch, Epoch(5));
+        assert!(with(&old).is_err(), "somebody holds it");
         let first = Placement { witnesses: set("w1"), ..serving() };
         assert_eq!(take_right(Txn::bare(), &serving(), Revision(9), first).unwrap().1.epoch, Epoch(5));
     }

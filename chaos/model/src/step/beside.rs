@@ -9,8 +9,18 @@ impl Fleet {
     /// One step of a witness.
     pub(super) fn witness(&self, n: &mut State, number: usize, action: Action) -> Done {
         let (registry, rate) = (n.registry, self.rate(n, WITNESS));
+        let barred = n.witnesses.iter().filter(|w| w.barred != NONE).count();
         let w = &mut n.witnesses[number];
+        // A machine that is destroyed does nothing any more; one that only is said to be goes on.
+        when(w.barred == NONE || self.fault == Fault::DeclaredAlive)?;
         match action {
+            Action::Destroy(_) => {
+                when(barred < usize::from(self.bounds.destroyed) && w.barred == NONE)?;
+                w.barred = 0;
+                if self.fault != Fault::DeclaredAlive {
+                    (w.known, w.vouches, w.learned) = (NONE, false, [NONE; 2]);
+                }
+            }
             Action::Learn(_, moment) => {
                 let way = &self.rules.chronicle.at(registry).way;
                 when(way.contains(&moment))?;

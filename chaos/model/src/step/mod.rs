@@ -44,6 +44,12 @@ pub enum Action {
     Unfence,
     /// The old region holds the cell again.
     Back,
+    /// The new region holds the cell, and other witnesses are named with that.
+    SwitchAnew,
+    /// The old region holds it again, with other witnesses.
+    BackAnew,
+    /// A witness is destroyed, and a person says so.
+    Destroy(usize),
     /// Another leader takes over.
     TakeOver,
     /// Other witnesses are named.
@@ -142,12 +148,17 @@ impl Fleet {
     /// Whether the cell went to the other region and came back.
     pub(crate) fn there_and_back(&self, registry: u8) -> bool {
         let way = &self.rules.chronicle.at(registry).way;
-        way.iter().filter(|m| self.kind(**m) == Kind::Switch).count() == 2
+        way.iter().filter(|m| self.kind(**m).switches()).count() == 2
     }
 
     /// Whether witnesses were named since the beginning.
     pub(crate) fn was_replaced(&self, registry: u8) -> bool {
         self.rules.chronicle.at(registry).way.iter().any(|m| self.kind(*m) == Kind::Replace)
+    }
+
+    /// Whether other witnesses were named with a switch.
+    pub(crate) fn was_renewed(&self, registry: u8) -> bool {
+        self.rules.chronicle.at(registry).way.iter().any(|m| self.kind(*m) == Kind::SwitchAnew)
     }
 
     pub(crate) fn answers(&self, s: &State, region: usize, gate: usize) -> bool {
@@ -179,8 +190,14 @@ impl Fleet {
     }
 
     fn witnesses(&self) -> usize {
-        let sets = if self.fault == Fault::WitnessesReplaced { 2 } else { 1 };
-        (self.bounds.witnesses * sets).min(3)
+        (self.bounds.witnesses * if self.two_sets() { 2 } else { 1 }).min(3)
+    }
+
+    /// Whether there are witnesses that are named later.
+    fn two_sets(&self) -> bool {
+        let anew =
+            matches!(self.fault, Fault::WitnessesReplaced | Fault::RenewedInRollback | Fault::RenewedOnWord);
+        anew || self.bounds.renews
     }
 
     /// Everything that counts time counts on.
@@ -208,6 +225,9 @@ impl Fleet {
             for age in w.learned.iter_mut().filter(|age| **age != NONE) {
                 *age = (*age + 1).min(wait);
             }
+        }
+        for w in n.witnesses.iter_mut().filter(|w| w.barred != NONE) {
+            w.barred = (w.barred + 1).min(self.rules.wait(leader));
         }
         if n.mover.seen != NONE {
             n.mover.seen = (n.mover.seen + 1).min(self.rules.wait(leader));
@@ -247,6 +267,8 @@ impl Space for Fleet {
             A::Back,
             A::TakeOver,
             A::Replace,
+            A::SwitchAnew,
+            A::BackAnew,
         ]);
         actions.extend((0..=self.bounds.takeovers).map(A::Order));
         let way = &self.rules.chronicle.at(s.registry).way;
@@ -284,6 +306,7 @@ impl Space for Fleet {
                 A::Say(w),
                 A::RestartWitness(w, true),
                 A::RestartWitness(w, false),
+                A::Destroy(w),
             ]);
             actions.extend(way.iter().map(|m| A::Learn(w, *m)));
         }
@@ -313,7 +336,11 @@ impl Space for Fleet {
             | Action::LoseGate(r, g)
             | Action::SetBack(r, g) => self.serving(&mut n, r, g, action)?,
             Action::Commit(g) => self.serving(&mut n, 0, g, action)?,
-            Action::Learn(w, _) | Action::ReadAll(w) | Action::Say(w) | Action::RestartWitness(w, _) => {
+            Action::Learn(w, _)
+            | Action::ReadAll(w)
+            | Action::Say(w)
+            | Action::Destroy(w)
+            | Action::RestartWitness(w, _) => {
                 self.witness(&mut n, w, action)?;
             }
             Action::Prove

@@ -40,6 +40,18 @@ impl Fleet {
         self.bounds.agent && before.and_then(|b| self.rules.chronicle.holder(b)) == Some(0)
     }
 
+    /// Whether the witnesses of the close are silent, as far as the registry shows.
+    fn silent(&self, n: &State) -> bool {
+        self.rules.silent(n.registry, self.said(n))
+    }
+
+    /// For how many closes the leader takes each witness as quiet: what it says, and any number once it is struck out.
+    fn said(&self, n: &State) -> [u8; 3] {
+        let rate = self.rate(n, LEADER);
+        let struck = |age: u8| age != NONE && self.rules.struck_out(age, rate);
+        n.witnesses.map(|w| if struck(w.barred) { NONE } else { w.said })
+    }
+
     /// One step of the control plane, or of an agent at its command.
     pub(super) fn mover(&self, n: &mut State, action: Action) -> Done {
         let fencing = match n.mover.stage {
@@ -73,7 +85,7 @@ impl Fleet {
             }
             Action::Lapse => {
                 when(n.mover.seen != NONE)?;
-                let said = n.witnesses.map(|w| w.said);
+                let said = self.said(n);
                 when(self.rules.lapses(n.mover.seen, self.rate(n, LEADER), n.registry, &said))?;
                 self.stop(n, true)?;
             }
@@ -98,9 +110,11 @@ impl Fleet {
                 n.mover.ordered = false;
                 n.mover.stage = Stage::Promoted;
             }
-            Action::Switch => {
+            Action::Switch | Action::SwitchAnew => {
                 when(n.mover.stage == Stage::Promoted)?;
-                self.follow(n, Kind::Switch)?;
+                let kind = if action == Action::SwitchAnew { Kind::SwitchAnew } else { Kind::Switch };
+                when(kind == Kind::Switch || self.fault == Fault::RenewedOnWord || self.silent(n))?;
+                self.follow(n, kind)?;
                 n.mover.stage = Stage::Idle;
             }
             Action::TurnBack => {
@@ -112,14 +126,18 @@ impl Fleet {
                 when(n.mover.stage == Stage::Turning && at_agent)?;
                 n.primary.marker = Marker::Free;
             }
-            Action::Back => {
+            Action::Back | Action::BackAnew => {
                 when(n.mover.stage == Stage::Turning && n.primary.marker == Marker::Free)?;
-                self.follow(n, Kind::Back)?;
+                let kind = if action == Action::BackAnew { Kind::BackAnew } else { Kind::Back };
+                when(kind == Kind::Back || self.fault == Fault::RenewedInRollback || self.silent(n))?;
+                self.follow(n, kind)?;
                 n.mover.stage = Stage::Idle;
             }
             Action::TakeOver => {
                 when(n.mover.term < self.bounds.takeovers && n.mover.stage != Stage::Idle)?;
                 n.mover.term += 1;
+                // A new leader has only now seen what was declared.
+                n.witnesses.iter_mut().filter(|w| w.barred != NONE).for_each(|w| w.barred = 0);
                 // Its own clock: it counts from when it sees the close itself.
                 n.mover.seen = if self.fault == Fault::TimerTakenOver {
                     self.rules.wait(self.rate(n, LEADER))

@@ -73,7 +73,7 @@ impl Fleet {
         }
         self.tidy_primary(n);
         // Witnesses are alike, but where they are asked one by one or named anew.
-        if !self.bounds.slow_rounds && self.fault != Fault::WitnessesReplaced {
+        if !self.bounds.slow_rounds && !self.two_sets() {
             n.witnesses[..self.bounds.witnesses].sort_unstable();
         }
     }

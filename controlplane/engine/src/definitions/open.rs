@@ -11,6 +11,7 @@ use crate::error::Halt;
 use crate::failpoint::Point;
 use crate::provider::Observation;
 use crate::record::Standing;
+use crate::renewal;
 use crate::run::{Edge, Right, Run};
 
 pub(crate) const STEPS: &[&str] = &["claim", "approve", "unfence", "open"];
@@ -52,11 +53,22 @@ async fn open(run: &mut Run) -> Result<(), Halt> {
     if run.flow.stands("open") != Standing::Intended {
         let (old, seen) = run.placement().await?;
         let standby = standby(run, &old).await?;
-        let new =
-            Placement { holder: Some(run.to()), standby, phase: Phase::Serving, moving: None, ..old.clone() };
+        // It is out of service anyway: a wish for other witnesses is waited for.
+        let named = renewal::named(run, &old, seen, true).await?;
+        let new = Placement {
+            holder: Some(run.to()),
+            standby,
+            phase: Phase::Serving,
+            moving: None,
+            witnesses: named.witnesses,
+            ..old.clone()
+        };
         let gone = Op::Delete(Key::Closed(run.flow.cell.clone()));
-        let edge = Edge::of("open", LogEvent::Intent, "").right(Right { old, seen, new }).with([gone]);
-        run.edge(edge, |flow, placed| flow.facts.serving_epoch = placed.map(|p| p.epoch)).await?;
+        let edge = Edge::of("open", LogEvent::Intent, &named.note).right(Right { old, seen, new });
+        run.edge(edge.silent(named.silence).with([gone]).with(named.also), |flow, placed| {
+            flow.facts.serving_epoch = placed.map(|p| p.epoch);
+        })
+        .await?;
     }
     run.reach(Point::BeforeEffect).await;
     let (_, revision) = run.placement().await?;

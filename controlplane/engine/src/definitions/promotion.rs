@@ -13,6 +13,7 @@ use crate::error::Halt;
 use crate::failpoint::Point;
 use crate::provider::{EffectError, Observation, Promoted};
 use crate::record::{PromotedServer, Standing};
+use crate::renewal;
 use crate::run::{Edge, Right, Run};
 
 fn promoted_already(seen: &Observation) -> Option<Promoted> {
@@ -32,6 +33,9 @@ fn promoted_already(seen: &Observation) -> Option<Promoted> {
 /// up what is missing and tells what it did.
 pub(crate) async fn promote(run: &mut Run) -> Result<(), Halt> {
     let (to, within, epoch) = (run.to(), run.options().step, stop::closed_epoch(run)?);
+    if run.flow.definition == MoveKind::Switchover && !run.flow.past_return() {
+        renewal::await_silence(run).await?;
+    }
     // An earlier leader may have promoted: then there is nothing left to fence for.
     let taken_over = run.flow.was_intended("promote") && !run.mine.contains("promote");
     let found = if taken_over { promoted_already(&run.observe(&to).await) } else { None };
@@ -154,17 +158,19 @@ pub(crate) async fn verify(run: &mut Run) -> Result<(), Halt> {
 pub(crate) async fn switch(run: &mut Run, standby: Option<RegionId>) -> Result<(), Halt> {
     if run.flow.stands("switch") != Standing::Intended {
         let (old, seen) = run.placement().await?;
+        let named = renewal::named(run, &old, seen, false).await?;
         let new = Placement {
             holder: Some(run.to()),
             standby,
             phase: Phase::Serving,
             moving: Some(run.flow.id),
+            witnesses: named.witnesses,
             ..old.clone()
         };
         let moved = Moved { moving: run.flow.id, at: Timestamp::now() };
         let moved = Op::Put(Key::Moved(run.flow.cell.clone()), encode(&moved), None);
-        let edge = Edge::of("switch", LogEvent::Intent, "").right(Right { old, seen, new }).with([moved]);
-        run.edge(edge, |flow, placed| {
+        let edge = Edge::of("switch", LogEvent::Intent, &named.note).right(Right { old, seen, new });
+        run.edge(edge.silent(named.silence).with([moved]).with(named.also), |flow, placed| {
             flow.facts.serving_epoch = placed.map(|p| p.epoch);
             flow.facts.closed_ms = stop::since(flow.outputs.closed_at);
             flow.outputs.switched_at = Some(Timestamp::now());

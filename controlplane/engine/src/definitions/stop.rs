@@ -103,7 +103,7 @@ pub(crate) async fn stopped(run: &mut Run, force: bool) -> Result<Stopped, Halt>
 }
 
 /// Waits until no proof of the closed epoch is left anywhere.
-async fn lapse(run: &Run) -> Result<Stopped, Halt> {
+async fn lapse(run: &mut Run) -> Result<Stopped, Halt> {
     let (placement, revision) = run.placement().await?;
     if placement.holder.is_some() {
         return Err(Halt::Conflict);
@@ -111,6 +111,8 @@ async fn lapse(run: &Run) -> Result<Stopped, Halt> {
     let close_seen = run.close_seen.unwrap_or_else(|| run.now());
     let constants = run.world.constants;
     let needed = placement.witnesses.r;
+    // Whoever was declared destroyed by now counts once WAIT has passed from here.
+    run.witnesses().await?;
     loop {
         let now = run.now();
         if run.options().sabotage.skip_wait {
@@ -123,8 +125,8 @@ async fn lapse(run: &Run) -> Result<Stopped, Halt> {
             }
             if now.since(close_seen) >= constants.wait() + run.options().quiet {
                 return Err(Halt::Turn(format!(
-                    "the old primary in {} does not answer, and only {quiet} of the {needed} witnesses needed have gone quiet: start them (`domicile cell show {}` names them), then retry",
-                    run.flow.from, run.cell.id
+                    "the old primary in {} does not answer, and only {quiet} of the {needed} witnesses needed have gone quiet: start them (`domicile cell show {}` names them), then retry; for those whose machines are destroyed, `domicile failover retry {} --destroyed …`",
+                    run.flow.from, run.cell.id, run.flow.id
                 )));
             }
         }

@@ -187,6 +187,7 @@ const NEVER: Death = Death {
         trust_sight: false,
         leave_shut: false,
         trust_approvals: false,
+        strike_the_living: false,
         open_anyway: false,
     },
 };

@@ -13,6 +13,7 @@ mod killed;
 mod late;
 mod loss;
 mod random;
+mod renewal;
 mod room;
 mod telling;
 mod told;
