@@ -39,6 +39,8 @@ pub(crate) struct Memory {
     pub(crate) follow: Option<Progress>,
     /// The newest export.
     pub(crate) losses: Option<Progress>,
+    /// Physical slots that this agent made on its primary, by the names that its file has given them.
+    pub(crate) slots: Vec<String>,
     /// Forks whose losses were exported.
     pub(crate) exported: Vec<Fork>,
 }

@@ -1,11 +1,12 @@
 //! The keeper: what runs follows from what lies on disk and which proof is in hand. Beside it the watchdog, which ends
-//! an open server without waiting for anyone, and the loop that moves the loss slot.
+//! an open server without waiting for anyone, and the loop that moves the loss slot and drops slots of former names.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use domicile_model::clock::pause;
 use rustix::process::Signal;
+use sqlx::PgConnection;
 
 use crate::agent::{Agent, Falls, Mode};
 use crate::failure::Failure;
@@ -202,6 +203,15 @@ impl Agent {
         Ok(())
     }
 
+    /// Remembers the slot that its file names, and drops those that it named before.
+    async fn sweep(&self, connection: &mut PgConnection) -> Result<(), Failure> {
+        let present = &self.config.slot;
+        let made = self.disk.get().slots;
+        let mut slots = furniture::sweep(connection, &made, present).await?;
+        slots.push(present.clone());
+        self.disk.change(|m| m.slots = slots)
+    }
+
     /// Lets everyone in, if there is a proof.
     pub(crate) fn open(&self) -> Result<(), Failure> {
         if self.disk.fenced() || (self.held().is_none() && !self.config.sabotage.trusts_itself) {
@@ -256,7 +266,7 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
         if !open {
             // What went wrong while it was open (a fence ends the connection, too) says nothing about the next time.
             connection = None;
-            for about in ["losses", "loss-slot", "standby-slot"] {
+            for about in ["losses", "loss-slot", "standby-slot", "slots"] {
                 agent.problem(about, None);
             }
             continue;
@@ -265,6 +275,10 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
             connection = local::connect(&agent.config, Duration::from_secs(1)).await.ok();
         }
         let Some(open) = connection.as_mut() else { continue };
+        if round.is_multiple_of(10) {
+            let swept = agent.sweep(open).await;
+            agent.problem("slots", swept.err().map(|f| f.to_string()));
+        }
         round = round.wrapping_add(1);
         let done = async {
             if round.is_multiple_of(10) {

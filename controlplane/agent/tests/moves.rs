@@ -91,4 +91,24 @@ async fn a_switchover_there_loses_nothing_promotes_once_and_reattaches_without_r
     // A primary never follows by command.
     let open: Result<Progress, _> = rig.call(true, "follow", &follow).await;
     assert!(open.is_err());
+
+    // The slot gets another name in the file: the former one would keep log for nobody.
+    let memory = rig.b.config.state_dir().join("agent.json");
+    let remembers =
+        || async { std::fs::read_to_string(&memory).is_ok_and(|text| text.contains("\"slots\": [\n")) };
+    eventually(Duration::from_secs(10), "it remembers what it made", remembers).await.unwrap();
+    let slots = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots";
+    assert_eq!(rig.sql(true, slots).await.unwrap(), "domicile_losses standby");
+    rig.kill_agent(false).await;
+    rig.kill_agent(true).await;
+    rig.b.config.slot = "renamed".into();
+    rig.start(true);
+    rig.running(true, Running::Open).await;
+    eventually(
+        Duration::from_secs(10),
+        "the slot of the former name is gone, the one for losses is not",
+        || async { rig.sql(true, slots).await.is_ok_and(|names| names == "domicile_losses renamed") },
+    )
+    .await
+    .unwrap();
 }

@@ -22,6 +22,7 @@ mod roster;
 mod samples;
 pub mod serve;
 pub mod views;
+pub mod waiting;
 
 pub use causes::chain;
 pub use doors::Limits;

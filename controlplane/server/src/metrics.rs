@@ -4,6 +4,7 @@
 use crate::protection::ProtectionMetrics;
 use crate::reconcile::DriftMetrics;
 use crate::room::RoomMetrics;
+use crate::waiting::WaitingMetrics;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// The counts of one control plane.
@@ -37,6 +38,8 @@ pub struct Metrics {
     pub room: RoomMetrics,
     /// What differs between registry and reality.
     pub drift: DriftMetrics,
+    /// Moves that wait for people.
+    pub waiting: WaitingMetrics,
     /// How the archive stands.
     pub archive: crate::archive::ArchiveMetrics,
 }
@@ -89,6 +92,7 @@ impl Metrics {
         let protection = ProtectionMetrics::new(&registry)?;
         let room = RoomMetrics::new(&registry)?;
         let drift = DriftMetrics::new(&registry)?;
+        let waiting = WaitingMetrics::new(&registry)?;
         let archive = crate::archive::ArchiveMetrics::new(&registry)?;
         Ok(Self {
             registry,
@@ -105,6 +109,7 @@ impl Metrics {
             protection,
             room,
             drift,
+            waiting,
             archive,
         })
     }

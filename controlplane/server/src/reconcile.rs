@@ -16,6 +16,7 @@ use domicile_engine::{drift, retention, witnesses};
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, ClosedReason, Phase, Revision};
 use domicile_store::{Commit, Key, Precondition, Txn};
+use jiff::Timestamp;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::agents;
@@ -24,6 +25,7 @@ use crate::audit::AuditEntry;
 use crate::causes::chain;
 use crate::current::Current;
 use crate::protection;
+use crate::waiting;
 
 /// Between two rounds for witnesses and agents.
 const ROUND: Duration = Duration::from_secs(1);
@@ -137,7 +139,14 @@ pub(crate) async fn run(app: &App, led: &Led) {
 
 async fn whole(app: &App, led: &Led, told: &mut BTreeSet<String>) {
     let Ok(view) = app.look().await else { return };
-    let found = findings(app, &view.current);
+    let mut found = findings(app, &view.current);
+    let moves: Vec<_> = view.current.moves.values().copied().collect();
+    // Where the registry does not tell, the last numbers stay: the next look is ten seconds away.
+    if let Ok(waiting) = app.engine.waiting(&moves).await {
+        let now = Timestamp::now();
+        app.metrics.waiting.set(&waiting, now);
+        found.extend(waiting::findings(&waiting, now));
+    }
     app.metrics.drift.set(&found, &view.current);
     protection::measure(app, &view.current);
     // Once each, as long as it lasts.
@@ -157,7 +166,7 @@ pub struct DriftMetrics {
 }
 
 /// Every kind of finding, so that those that are over show zero.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "move-without-record",
     "conflict",
     "placed-elsewhere",
@@ -171,6 +180,7 @@ const KINDS: [&str; 13] = [
     "wal-unbounded",
     "wal-near-limit",
     "slot-unread",
+    "waits-for-approval",
 ];
 
 impl DriftMetrics {

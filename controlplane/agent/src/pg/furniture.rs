@@ -73,6 +73,27 @@ SELECT pg_create_logical_replication_slot('{LOSS_SLOT}', 'pgoutput')
     Ok(dropped)
 }
 
+/// Drops the physical slots that had another name in an earlier file of this agent: nobody would ever read from them
+/// again, and they would keep log until they are given up. One that is in use stays, and so does every slot that this agent did
+/// not make. Returns the names of those that are left.
+pub(crate) async fn sweep(
+    connection: &mut PgConnection,
+    made: &[String],
+    present: &str,
+) -> Result<Vec<String>, Failure> {
+    let mut left = Vec::new();
+    for name in made.iter().filter(|name| *name != present && *name != LOSS_SLOT) {
+        let drop = format!(
+            "SELECT pg_drop_replication_slot(slot_name)::text FROM pg_replication_slots
+ WHERE slot_name = '{name}' AND slot_type = 'physical' AND NOT active"
+        );
+        execute(connection, drop, PATIENCE).await?;
+        let there = format!("SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = '{name}'");
+        left.extend(value(connection, there, PATIENCE).await?);
+    }
+    Ok(left)
+}
+
 /// Gives tables without a key their whole row as replica identity: once all tables are published, PostgreSQL refuses
 /// updates and deletes of a table whose rows have no name.
 pub(crate) async fn name_rows(connection: &mut PgConnection) -> Result<(), Failure> {

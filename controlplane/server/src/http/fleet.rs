@@ -25,6 +25,7 @@ use crate::operators::{Operator, Role, Roles};
 use crate::protection;
 use crate::reconcile;
 use crate::views;
+use crate::waiting;
 
 /// Looks at the registry for a read, and says in the answer, whatever it is, how old the look is and who leads. A
 /// client that sees an old one, or nobody leading, asks another control plane.
@@ -54,6 +55,9 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
     let waiting = app.engine.waiting(&moves).await;
     let waiting =
         waiting.inspect_err(|error| tracing::debug!(%error, "what waits for approval is not known")).ok();
+    let now = jiff::Timestamp::now();
+    let mut findings = reconcile::findings(&app, current);
+    findings.extend(waiting.iter().flat_map(|waiting| waiting::findings(waiting, now)));
     Json(Status {
         server: app.name.clone(),
         leader: view.leader,
@@ -63,8 +67,8 @@ pub(crate) async fn status(State(app): State<Arc<App>>, Extension(view): Extensi
         routers: current.routers.values().map(views::router).collect(),
         registry: app.room.view(),
         stop: current.stop.clone(),
-        freezes: current.freezes.values().filter(|f| f.until > jiff::Timestamp::now()).cloned().collect(),
-        findings: reconcile::findings(&app, current),
+        freezes: current.freezes.values().filter(|f| f.until > now).cloned().collect(),
+        findings,
         waiting,
     })
 }

@@ -66,6 +66,13 @@ async fn a_move_waits_for_the_people_that_the_policy_asks_for() {
     let hash = view["approval"]["hash"].as_str().unwrap();
     let (_, status) = plane.send(Method::GET, "/v1/status", None, Some("j"), &[]).await;
     assert_eq!(status["waiting"][0]["move"], view["id"], "{status}");
+    // A change of the fleet is the signal to count.
+    assert_eq!(post(&plane, "a", "/v1/apply", &apply).await.0, 200);
+    let counted = async || {
+        let (_, text) = leader.send(Method::GET, "/metrics", None, Some("a"), &[]).await;
+        text.to_string().contains("domicile_control_approvals_waiting 1")
+    };
+    eventually(SOON, "what waits is counted", counted).await.unwrap();
     let (approve, reject) = (format!("/v1/moves/{id}/approve"), format!("/v1/moves/{id}/reject"));
     let yes = json!({ "hash": hash, "reason": "looked at the lag" });
     let (status, body) = post(&plane, "a", &approve, &yes).await;
