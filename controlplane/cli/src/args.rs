@@ -79,6 +79,8 @@ pub enum Command {
     /// What has left the registry: finished moves, old audit entries and old versions.
     #[command(subcommand)]
     Archive(ArchiveVerb),
+    /// Who changed what, when and why: the whole log, also what has left the registry, checked up to the registry's head.
+    Audit(AuditArgs),
     /// The registry itself: backup, restore, rebuild. Works without a control plane.
     #[command(subcommand)]
     Registry(Box<RegistryVerb>),
@@ -107,6 +109,23 @@ pub struct ApplyArgs {
     /// Do not ask before removing.
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// `domicile audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// So many of the newest.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// All of them.
+    #[arg(long, conflicts_with = "limit")]
+    pub all: bool,
+    /// Of this person only.
+    #[arg(long)]
+    pub by: Option<String>,
+    /// Of this action only: apply, start-move, close-cell…
+    #[arg(long)]
+    pub action: Option<String>,
 }
 
 /// `domicile region …`.

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod archive;
 pub mod args;
 mod asking;
+pub mod audit;
 pub mod cell;
 pub mod check;
 pub mod client;
@@ -139,6 +140,7 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Freeze(verb) => freeze::run(verb, client, out).await,
         Command::Archive(ArchiveVerb::Status) => archive::status::run(client, out).await,
         Command::Archive(ArchiveVerb::Run { dry_run }) => archive::run::run(*dry_run, client, out).await,
+        Command::Audit(args) => audit::run(args, client, out).await,
         Command::Losses(LossesVerb::Locate { id, tenant, reason, .. }) => {
             losses::locate(*id, tenant.as_ref(), reason, client, out).await
         }

@@ -7,6 +7,7 @@
 //! exactly what it says, else set aside; no number has two segments that count. Every control plane with a directory keeps
 //! its copy complete ([`copies`]), and answers for what is in it ([`read`]).
 
+pub(crate) mod audit;
 pub mod choose;
 pub(crate) mod copies;
 pub(crate) mod pass;

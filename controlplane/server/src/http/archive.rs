@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use domicile_api::archive::{ArchiveReport, ArchiveRequest, ArchiveView};
+use domicile_api::archive::{ArchiveReport, ArchiveRequest, ArchiveView, AuditQuery, MOST_AUDITED};
 use domicile_api::problem::Problem;
 use domicile_store::{Commit, Txn};
 use http::{HeaderMap, StatusCode, header};
 
 use crate::app::App;
-use crate::archive::{Problem as Trouble, copies, pass, read};
+use crate::archive::{Problem as Trouble, audit, copies, pass, read};
 use crate::audit::AuditEntry;
 use crate::causes::chain;
 use crate::http::forward::FORWARDED_BY;
 use crate::http::input;
-use crate::http::problem::{Refusal, missing, no_leader};
+use crate::http::problem::{Refusal, bad, missing, no_leader};
 use crate::operators::Operator;
 
 /// How long another control plane may take to answer from its copy.
@@ -73,6 +74,27 @@ pub(crate) async fn run(
     let task = tokio::spawn(async move { pass::pass(&app, &archive, &led).await });
     let report = task.await.map_err(|e| Trouble::Other(format!("the pass ended early: {e}")))??;
     Ok(Json(report))
+}
+
+/// The audit log, what has left the registry included.
+pub(crate) async fn audited(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    RawQuery(text): RawQuery,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(query) = query.map_err(|e| bad(format!("the question is not understood: {e}")))?;
+    if query.limit.is_some_and(|limit| !(1..=MOST_AUDITED).contains(&limit)) {
+        return Err(bad(format!("`limit` must be 1 to {MOST_AUDITED}")));
+    }
+    if query.before.as_ref().is_some_and(|id| id.parse::<uuid::Uuid>().is_err()) {
+        return Err(bad("`before` must be the id of an entry"));
+    }
+    let path = text.map_or_else(|| "/v1/audit".to_owned(), |text| format!("/v1/audit?{text}"));
+    if let Some(answer) = elsewhere(&app, &headers, &path).await {
+        return Ok(answer);
+    }
+    Ok(Json(audit::read(&app, &query).await?).into_response())
 }
 
 /// A segment, for a control plane whose key the registry knows.

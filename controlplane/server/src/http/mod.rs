@@ -75,6 +75,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     // Of these each answer is one linearizable read: it is as new as can be, or there is none.
     let reads = Router::new()
         .route("/v1/archive", get(archive::status))
+        .route("/v1/audit", get(archive::audited))
         .route("/v1/moves", get(moves::list))
         .route("/v1/moves/plan", post(moves::plan))
         .route("/v1/moves/{id}", get(moves::show))

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 32] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 33] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -39,6 +39,12 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 32] = [
         Some("ApplyRequest"),
     ),
     ("get", "/v1/archive", "What has left the registry, and who holds it.", None),
+    (
+        "get",
+        "/v1/audit",
+        "The audit log, newest first, what has left the registry included and checked. Query: limit, before, by, action.",
+        None,
+    ),
     ("post", "/v1/archive", "Lets what may leave the registry leave it now.", Some("ArchiveRequest")),
     ("post", "/v1/moves/plan", "What a move would do. Changes nothing.", Some("MoveRequest")),
     ("post", "/v1/moves", "Starts a move. Safe to repeat with an Idempotency-Key.", Some("MoveRequest")),

@@ -81,6 +81,68 @@ fn set_aside(dir: &Path) -> usize {
     names.filter(|name| name.to_str().unwrap().starts_with("set-aside")).count()
 }
 
+/// An entry of the audit log, written long ago.
+async fn noted(store: &MemoryStore, n: u64, by: &str) {
+    let at = uuid::Timestamp::from_unix(uuid::NoContext, 1_700_000_000 + n, 0);
+    let entry = json!({ "v": 1, "data": {
+        "at": "2023-11-14T22:13:20Z", "by": by, "server": "cp-1", "action": "apply", "changed": [format!("thing {n}")],
+    } });
+    let put = Op::Put(Key::Audit(uuid::Uuid::new_v7(at)), entry.to_string().into_bytes(), None);
+    store.commit(Txn::bare().op(put)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_as_one_and_said_not_to_be_whole_where_it_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = registry();
+    let a = plane("a", &store, Some(settings(dir.path(), None))).await;
+    a.led().await;
+    let (_, before) = a.get("/v1/audit").await;
+    assert_eq!((&before["whole"], &before["head"]), (&json!(true), &json!(null)), "{before}");
+    for (n, by) in [(1, "cid"), (2, "bob"), (3, "cid")] {
+        noted(&store, n, by).await;
+    }
+    assert_eq!(run(&a).await["keys"], 3);
+    assert_eq!(a.apply(FLEET).await.0, 200);
+    let told = |view: &Value| -> Vec<(String, Value)> {
+        let entries = view["entries"].as_array().unwrap();
+        entries.iter().map(|e| (e["changed"][0].as_str().unwrap().to_owned(), e["segment"].clone())).collect()
+    };
+    let (_, all) = a.get("/v1/audit?limit=1000").await;
+    let (_, archive) = a.get("/v1/archive").await;
+    assert_eq!(
+        (&all["whole"], &all["head"], &all["problem"]),
+        (&json!(true), &archive["head"], &json!(null)),
+        "{all}"
+    );
+    let old: Vec<_> = told(&all).into_iter().filter(|(_, segment)| !segment.is_null()).collect();
+    assert_eq!(old, [3, 2, 1].map(|n| (format!("thing {n}"), json!(1))), "{all}");
+    assert!(told(&all).len() > 3 && told(&all)[0].1.is_null(), "the apply is in the registry: {all}");
+    // By person, and page by page.
+    let (_, first) = a.get("/v1/audit?by=cid&action=apply&limit=1").await;
+    assert_eq!((told(&first)[0].0.as_str(), &first["more"]), ("thing 3", &json!(true)), "{first}");
+    let last = first["entries"][0]["id"].as_str().unwrap();
+    let (_, second) = a.get(&format!("/v1/audit?by=cid&action=apply&limit=1&before={last}")).await;
+    assert_eq!((told(&second)[0].0.as_str(), &second["more"]), ("thing 1", &json!(false)), "{second}");
+    for wrong in ["limit=0", "limit=10001", "before=x", "zebra=1"] {
+        assert_eq!(a.get(&format!("/v1/audit?{wrong}")).await.0, 400, "{wrong}");
+    }
+    // One that keeps no copy asks one that does.
+    let b = plane("b", &store, None).await;
+    assert_eq!(b.get("/v1/audit?limit=1000").await.1["entries"], all["entries"]);
+    b.stop().await;
+
+    // A byte is changed on disk: what it says is not shown as the log.
+    let path = Directory::at(dir.path()).path(1);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("thing 2", "thing 9")).unwrap();
+    let (_, broken) = a.get("/v1/audit?limit=1000").await;
+    assert_eq!(broken["whole"], false, "{broken}");
+    assert!(broken["problem"].as_str().unwrap().contains("segment 1"), "{broken}");
+    assert!(told(&broken).iter().all(|(_, segment)| segment.is_null()), "{broken}");
+    a.stop().await;
+}
+
 #[tokio::test]
 async fn finished_moves_leave_the_registry_and_are_found_as_before() {
     let dir = tempfile::tempdir().unwrap();
