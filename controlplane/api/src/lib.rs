@@ -7,3 +7,4 @@ pub mod moves;
 pub mod problem;
 pub mod protection;
 pub mod views;
+pub mod witnesses;

@@ -1,9 +1,11 @@
 //! A move of a cell, as people and programs see it.
 
+use std::collections::BTreeSet;
+
 use crate::agent::SequenceGuard;
 use crate::protection::BuildingView;
 use domicile_model::token::Lsn;
-use domicile_model::{CellId, Epoch, FenceLevel, MoveId, Need, RegionId, TenantId};
+use domicile_model::{CellId, Epoch, FenceLevel, MoveId, Need, RegionId, RouterId, TenantId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -48,13 +50,17 @@ pub struct MoveRequest {
 }
 
 /// `POST /v1/moves/{id}/retry`: a person's answer to a stuck move, with more consent where that was what it lacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct RetryRequest {
     /// For a forced move: the most transactions that may be lost, instead of what was accepted before.
     pub accept_loss: Option<u64>,
     /// For a forced move: an unknown number may be lost.
     pub accept_unknown: bool,
+    /// Witnesses whose machines are destroyed: it goes on without their word, and their identities are barred for ever.
+    pub destroyed: BTreeSet<RouterId>,
+    /// How that is known; may not be empty then.
+    pub reason: String,
 }
 
 /// `POST /v1/cells/{id}/close`.

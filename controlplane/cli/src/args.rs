@@ -5,7 +5,7 @@ mod serve;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use domicile_model::{CellId, FreezeId, MoveId, RegionId, TenantId};
+use domicile_model::{CellId, FreezeId, MoveId, RegionId, RouterId, TenantId};
 use jiff::Timestamp;
 
 use crate::registry::RegistryVerb;
@@ -176,6 +176,14 @@ pub enum CellVerb {
         #[command(flatten)]
         how: ServiceArgs,
     },
+    /// The witnesses of a cell, and the wish for others: named as soon as the present ones can vouch for nothing older.
+    Witnesses {
+        /// The cell.
+        cell: CellId,
+        /// What is wanted.
+        #[command(flatten)]
+        what: WitnessArgs,
+    },
     /// Believe the agent of a cell in a region by the key that it shows now. The first key of an agent is trusted by
     /// itself; another one only by this, after its machine was set up anew.
     TrustAgent {
@@ -191,6 +199,33 @@ pub enum CellVerb {
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
+}
+
+/// What is wanted of a cell's witnesses; nothing: to see them.
+#[derive(Debug, Clone, Args)]
+pub struct WitnessArgs {
+    /// Name others with the next placement that finds the present ones silent: of a forced move by waiting, or when the
+    /// cell is opened after a close.
+    #[arg(long, requires = "reason")]
+    pub replace: bool,
+    /// A router that shall not be among them. May be repeated.
+    #[arg(long, value_name = "ROUTER", requires = "replace")]
+    pub without: Vec<RouterId>,
+    /// Let the next planned move wait until they are silent: writes wait for WAIT longer, requests beyond the hold get 503.
+    #[arg(long, requires = "replace")]
+    pub wait: bool,
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Take the wish back.
+    #[arg(long, conflicts_with = "replace")]
+    pub keep: bool,
+    /// Show who would be named now and change nothing.
+    #[arg(long, requires = "replace")]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// How a cell is closed or opened.
@@ -253,6 +288,16 @@ pub enum FailoverVerb {
         /// Of a forced move: accept that part of the loss can't be known.
         #[arg(long)]
         accept_unknown: bool,
+        /// Of a move that waits for witnesses to go quiet: those whose machines are destroyed. Their identities are barred
+        /// for ever. If one of them lives and is only cut off, two regions may answer.
+        #[arg(long, value_name = "ROUTER", value_delimiter = ',', requires = "reason")]
+        destroyed: Vec<RouterId>,
+        /// How that is known, for the audit log.
+        #[arg(long, requires = "destroyed")]
+        reason: Option<String>,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Turn a move back, where that is still possible.
     Rollback {

@@ -132,6 +132,9 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Cell(CellVerb::Open { cell, region, reason, how }) => {
             service(true, cell, region.as_ref(), reason, *how, client, out).await
         }
+        Command::Cell(CellVerb::Witnesses { cell, what }) => {
+            cell::witnesses::run(cell, what, client, out).await
+        }
         Command::Cell(CellVerb::Reprotect { cell }) => cell::reprotect::run(cell, client, out).await,
         Command::Tenant(TenantVerb::List) => tenant::list::run(client, out).await,
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
@@ -186,8 +189,21 @@ async fn failover(verb: &FailoverVerb, client: &Client, out: &mut Out) -> Result
         FailoverVerb::Watch { id } => failover::watch::run(*id, client, out).await,
         FailoverVerb::Show { id } => failover::show::run(*id, client, out).await,
         FailoverVerb::List => failover::list::run(client, out).await,
-        FailoverVerb::Retry { id, accept_loss, accept_unknown } => {
-            let consent = RetryRequest { accept_loss: *accept_loss, accept_unknown: *accept_unknown };
+        FailoverVerb::Retry { id, accept_loss, accept_unknown, destroyed, reason, yes } => {
+            let consent = RetryRequest {
+                accept_loss: *accept_loss,
+                accept_unknown: *accept_unknown,
+                destroyed: destroyed.iter().cloned().collect(),
+                reason: reason.clone().unwrap_or_default(),
+            };
+            if !destroyed.is_empty() {
+                let names: Vec<&str> = destroyed.iter().map(domicile_model::RouterId::as_str).collect();
+                let question = format!(
+                    "Are the machines of {} destroyed for certain? If one lives and is cut off, two regions may write",
+                    names.join(", ")
+                );
+                out.confirm(&question, *yes)?;
+            }
             verbs::run(Verb::Retry(consent), *id, client, out).await
         }
         FailoverVerb::Rollback { id } => verbs::run(Verb::Rollback, *id, client, out).await,

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    AgentKey, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern, MoveClaim, MoveId,
-    Moved, Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessState, World,
+    AgentKey, BarredWitness, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern,
+    MoveClaim, MoveId, Moved, Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessRenewal,
+    WitnessState, World,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 use jiff::Timestamp;
@@ -42,6 +43,10 @@ pub struct Current {
     pub routers: BTreeMap<RouterId, RouterState>,
     /// Routers that can vouch.
     pub witnesses: BTreeMap<RouterId, WitnessState>,
+    /// Where a person wants other witnesses.
+    pub renewals: BTreeMap<CellId, WitnessRenewal>,
+    /// Routers whose machines a person has declared destroyed.
+    pub barred: BTreeMap<RouterId, BarredWitness>,
     /// By which keys the agents of each cell are believed.
     pub agents: BTreeMap<CellId, BTreeMap<RegionId, AgentKey>>,
     /// Who holds which name; read for `apply` only.
@@ -52,7 +57,7 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 14] = [
+const VIEWS: [&str; 16] = [
     "regions/",
     "jurisdictions/",
     "cells/",
@@ -67,6 +72,8 @@ const VIEWS: [&str; 14] = [
     "closed/",
     "approvals",
     "agents/",
+    "renewals/",
+    "barred/",
 ];
 
 impl Current {
@@ -98,6 +105,8 @@ impl Current {
             freezes: BTreeMap::new(),
             routers: BTreeMap::new(),
             witnesses: BTreeMap::new(),
+            renewals: BTreeMap::new(),
+            barred: BTreeMap::new(),
             agents: BTreeMap::new(),
             hosts: BTreeMap::new(),
             unreadable: Vec::new(),
@@ -181,6 +190,16 @@ impl Current {
             Key::Witness(id) => {
                 if let Some(witness) = self.decode(&entry) {
                     self.witnesses.insert(id.clone(), witness);
+                }
+            }
+            Key::Renewal(id) => {
+                if let Some(wish) = self.decode(&entry) {
+                    self.renewals.insert(id.clone(), wish);
+                }
+            }
+            Key::Barred(id) => {
+                if let Some(barred) = self.decode(&entry) {
+                    self.barred.insert(id.clone(), barred);
                 }
             }
             Key::Agent(cell, region) => {

@@ -44,6 +44,8 @@ pub struct WitnessBook {
     known: HashMap<CellId, Placement>,
     /// False until what was lost with a missing file has been read from the registry itself.
     verified: bool,
+    /// A person has declared this machine destroyed: it vouches for nothing any more.
+    barred: bool,
     quiet: Quiet,
 }
 
@@ -59,6 +61,7 @@ struct Journal {
 enum Line {
     World(WorldId),
     Placement(Placement),
+    Barred,
 }
 
 impl WitnessBook {
@@ -90,12 +93,13 @@ impl WitnessBook {
             match serde_json::from_slice(line) {
                 Ok(Line::World(id)) => book.world = Some(id),
                 Ok(Line::Placement(p)) => book.raise(&p),
+                Ok(Line::Barred) => book.barred = true,
                 // Only the last line can be torn; anything else is damage, and damage is a lost memory.
                 Err(_) => whole &= lines.peek().is_none(),
             }
         }
         book.verified = whole && book.world.is_some();
-        book.journal = Some(rewrite(path, book.world, &book.known)?);
+        book.journal = Some(rewrite(path, book.world, &book.known, book.barred)?);
         Ok(book)
     }
 
@@ -108,6 +112,7 @@ impl WitnessBook {
             world: None,
             known: HashMap::new(),
             verified: false,
+            barred: false,
             quiet: Quiet {
                 started: now,
                 reached: Revision::ZERO,
@@ -160,11 +165,29 @@ impl WitnessBook {
             }
             journal.lines += count;
             if journal.lines > self.known.len() + SLACK {
-                *journal = rewrite(&journal.path, self.world, &self.known)?;
+                *journal = rewrite(&journal.path, self.world, &self.known, self.barred)?;
             }
         }
         self.quiet.applied(up_to, now());
         Ok(())
+    }
+
+    /// The registry says that this machine was declared destroyed: from now on, also after a restart, it says no.
+    ///
+    /// # Errors
+    /// When the disk does not take it. It says no all the same, until it is started again.
+    pub fn bar(&mut self) -> Result<(), JournalError> {
+        self.barred = true;
+        if let Some(journal) = self.journal.as_mut() {
+            *journal = rewrite(&journal.path, self.world, &self.known, true)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this machine was declared destroyed.
+    #[must_use]
+    pub const fn is_barred(&self) -> bool {
+        self.barred
     }
 
     /// A linearizable read of all placements was learned: what a missing file forgot is known again.
@@ -187,7 +210,7 @@ impl WitnessBook {
         epoch: Epoch,
         region: &RegionId,
     ) -> (Verdict, Option<&Placement>) {
-        if self.world != Some(world) || !self.verified {
+        if self.world != Some(world) || !self.verified || self.barred {
             return (Verdict::No, None);
         }
         let known = self.known.get(cell);
@@ -268,11 +291,15 @@ fn rewrite(
     path: &Path,
     world: Option<WorldId>,
     known: &HashMap<CellId, Placement>,
+    barred: bool,
 ) -> Result<Journal, JournalError> {
     let error = |source| JournalError { path: path.to_owned(), what: "written", source };
     let mut text = Vec::new();
     if let Some(world) = world {
         push(&mut text, &Line::World(world));
+    }
+    if barred {
+        push(&mut text, &Line::Barred);
     }
     for placement in known.values() {
         push(&mut text, &Line::Placement(placement.clone()));
@@ -368,6 +395,23 @@ mod tests {
         std::fs::write(&path, damaged).unwrap();
         let book = WitnessBook::open(&path, at(0)).unwrap();
         assert!(book.needs_read() && !says(&book, 3, "a"));
+    }
+
+    #[test]
+    fn who_was_declared_destroyed_says_no_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("witness.jsonl");
+        let mut book = WitnessBook::open(&path, at(0)).unwrap();
+        learn(&mut book, &placement(3, Some("a")), 5, at(0));
+        book.verified();
+        assert!(says(&book, 3, "a") && !book.is_barred());
+        book.bar().unwrap();
+        assert!(!says(&book, 3, "a"));
+        learn(&mut book, &placement(4, Some("a")), 6, at(1));
+        drop(book);
+        let mut book = WitnessBook::open(&path, at(2)).unwrap();
+        book.verified();
+        assert!(book.is_barred() && !says(&book, 4, "a"));
     }
 
     #[test]

@@ -5,3 +5,4 @@ pub mod reprotect;
 pub mod service;
 pub mod show;
 pub mod trust_agent;
+pub mod witnesses;

@@ -2,9 +2,11 @@
 
 use domicile_api::protection::{BuildingView, RetentionView, Slot};
 use domicile_api::views::{AgentView, CellView, FenceLevelView};
+use domicile_api::witnesses::WitnessesView;
 use domicile_model::CellId;
 
 use crate::cell::list::{closed, lag, problems};
+use crate::cell::witnesses;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::fail::Failure;
@@ -16,6 +18,7 @@ use crate::out::{Out, bytes, joined, millis, or_dash, phase};
 /// When the cell does not exist, or no control plane answers.
 pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Failure> {
     let cell: CellView = client.get(&format!("/v1/cells/{id}")).await?;
+    let vouching: Option<WitnessesView> = if out.json { None } else { vouching(id, client).await? };
     if out.json {
         out.data(&cell)?;
         return Ok(Exit::Ok);
@@ -70,9 +73,22 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
         pairs.push(("agents", agents.join("\n")));
     }
     out.pairs(&pairs)?;
+    if let Some(view) = vouching.filter(|v| !v.members.is_empty()) {
+        writeln!(out.stdout)?;
+        witnesses::table(&view, out)?;
+    }
     closed(std::slice::from_ref(&cell), out)?;
     problems(std::slice::from_ref(&cell), out)?;
     Ok(Exit::Ok)
+}
+
+/// Its witnesses; none where the control plane is one that does not tell.
+async fn vouching(id: &CellId, client: &Client) -> Result<Option<WitnessesView>, Failure> {
+    match client.get(&format!("/v1/cells/{id}/witnesses")).await {
+        Ok(view) => Ok(Some(view)),
+        Err(failure) if failure.exit == Exit::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// What stops direct writers of a database when its region's proof ends.

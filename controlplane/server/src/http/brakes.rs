@@ -36,7 +36,7 @@ pub(crate) fn reason(text: &str) -> Result<String, Refusal> {
 }
 
 /// Commits a change with its audit entry, fenced. `kept`: a key that must be absent besides; whether it was.
-async fn commit(
+pub(crate) async fn commit(
     app: &App,
     by: &Operator,
     (action, what): (&str, String),

@@ -12,6 +12,7 @@ mod moves;
 mod openapi;
 pub(crate) mod problem;
 mod service;
+mod witnesses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}/skip", post(moves::skip))
         .route("/v1/moves/{id}/pause", post(moves::pause_one))
         .route("/v1/moves/{id}/resume", post(moves::resume))
+        .route("/v1/cells/{id}/witnesses", post(witnesses::renew).delete(witnesses::keep))
         .route("/v1/stop", post(brakes::stop).delete(brakes::allow))
         .route_layer(from_fn(auth::changes));
     let approvals = Router::new()
@@ -68,6 +70,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/regions", get(fleet::regions))
         .route("/v1/cells", get(fleet::cells))
         .route("/v1/cells/{id}", get(fleet::cell))
+        .route("/v1/cells/{id}/witnesses", get(witnesses::show))
         .route("/v1/tenants", get(fleet::tenants))
         .route("/v1/tenants/{id}", get(fleet::tenant))
         .route("/v1/tenants/{id}/route", get(fleet::route))

@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use domicile_api::moves::{ApproveRequest, MovePlan, MoveRequest, MoveView, ReasonRequest, RetryRequest};
 use domicile_api::problem::Problem;
 use domicile_api::protection::BuildingView;
-use domicile_engine::{Consent, MoveError, Said};
+use domicile_engine::{Consent, Destroyed, MoveError, Said};
 use domicile_model::clock::{BootTime, pause};
-use domicile_model::{CellId, MoveId};
+use domicile_model::{CellId, MoveId, RouterId};
 use domicile_store::StoreError;
 use futures::stream::{self, Stream};
 use http::{HeaderMap, StatusCode, header};
@@ -220,7 +220,14 @@ pub(crate) async fn retry(
             .map_err(|e| bad(format!("the body is not what this path takes: {e}")))?
     };
     let consent = Consent { accept_loss: wanted.accept_loss, accept_unknown: wanted.accept_unknown };
-    say(app, by, id, Verb::Retry(consent)).await
+    if wanted.destroyed.is_empty() {
+        return say(app, by, id, Verb::Retry(consent)).await;
+    }
+    if consent != Consent::default() {
+        return Err(bad("declare who is destroyed first; consent to a loss is asked for once that is known"));
+    }
+    let destroyed = Destroyed { witnesses: wanted.destroyed, reason: reason(&wanted.reason)? };
+    say(app, by, id, Verb::RetryWithout(destroyed)).await
 }
 
 pub(crate) async fn rollback(
@@ -290,6 +297,7 @@ pub(crate) async fn skip(
 /// What a person says to a move that has begun.
 enum Verb {
     Retry(Consent),
+    RetryWithout(Destroyed),
     Rollback,
     Skip(String),
     Pause(String),
@@ -304,6 +312,15 @@ impl Verb {
     fn told(&self, id: MoveId) -> (&'static str, String) {
         match self {
             Self::Retry(consent) => ("retry-move", describe_retry(id, *consent)),
+            Self::RetryWithout(destroyed) => {
+                let names: Vec<&str> = destroyed.witnesses.iter().map(RouterId::as_str).collect();
+                let what = format!(
+                    "move {id}: {} declared destroyed, barred for ever, because: {}",
+                    names.join(", "),
+                    destroyed.reason
+                );
+                ("strike-out-witnesses", what)
+            }
             Self::Rollback => ("rollback-move", format!("move {id}")),
             Self::Skip(why) => ("skip-step", format!("move {id}, because: {why}")),
             Self::Pause(why) => ("pause-move", format!("move {id}, because: {why}")),
@@ -327,6 +344,7 @@ async fn say(app: Arc<App>, by: Operator, id: MoveId, verb: Verb) -> Result<Json
         let said = Said { by: &by.0, leadership: &led.leadership, world: &led.world, also: vec![audit] };
         match &verb {
             Verb::Retry(consent) => app.engine.retry(id, *consent, said).await,
+            Verb::RetryWithout(destroyed) => app.engine.retry_without(id, destroyed, said).await,
             Verb::Rollback => app.engine.rollback(id, said).await,
             Verb::Skip(why) => app.engine.skip(id, why, said).await,
             Verb::Pause(why) => app.engine.pause(id, why, said).await,

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 33] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 36] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -29,6 +29,14 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 33] = [
         "Believes the word of a cell's agent by the key that it shows now.",
         Some("TrustRequest"),
     ),
+    ("get", "/v1/cells/{id}/witnesses", "Who vouches for a cell's holder, and what is wanted instead.", None),
+    (
+        "post",
+        "/v1/cells/{id}/witnesses",
+        "Wants other witnesses, named as soon as that is safe. Safe to repeat.",
+        Some("RenewRequest"),
+    ),
+    ("delete", "/v1/cells/{id}/witnesses", "Wants no other witnesses any more.", None),
     ("get", "/v1/tenants", "All tenants.", None),
     ("get", "/v1/tenants/{id}", "One tenant.", None),
     ("get", "/v1/tenants/{id}/route", "Where a request of the tenant goes now, and why.", None),
@@ -206,7 +214,18 @@ fn schemas() -> Value {
         },
         "RetryRequest": {
             "type": "object",
-            "properties": { "accept_loss": count, "accept_unknown": flag },
+            "properties": {
+                "accept_loss": count, "accept_unknown": flag,
+                "destroyed": { "type": "array", "items": text }, "reason": text,
+            },
+        },
+        "RenewRequest": {
+            "type": "object",
+            "required": ["reason"],
+            "properties": {
+                "without": { "type": "array", "items": text },
+                "wait": flag, "reason": text, "dry_run": flag,
+            },
         },
     })
 }
@@ -269,6 +288,16 @@ mod tests {
             ("ReasonRequest", serde_json::to_value(ReasonRequest { reason: String::new() }).unwrap()),
             ("FreezeRequest", serde_json::to_value(freeze).unwrap()),
             ("RetryRequest", serde_json::to_value(RetryRequest::default()).unwrap()),
+            (
+                "RenewRequest",
+                serde_json::to_value(domicile_api::witnesses::RenewRequest {
+                    without: [].into(),
+                    wait: false,
+                    reason: String::new(),
+                    dry_run: false,
+                })
+                .unwrap(),
+            ),
         ] {
             assert_eq!(names(&schemas[name]["properties"]), names(&value), "{name}");
         }

@@ -15,3 +15,4 @@ mod reconcile;
 mod room;
 mod service;
 mod stuck;
+mod witnesses;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use domicile_mirror::{RoutingTable, Source};
 use domicile_model::clock::{BootTime, pause};
 use domicile_model::{BusyCell, Phase, Revision, RouterState, World};
-use domicile_store::{Commit, Key, LeaseId, StoreError, Txn};
+use domicile_store::{Commit, Key, LeaseId, Precondition, StoreError, Txn};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
@@ -191,7 +191,17 @@ fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
     Some(Said { world, placements, busy })
 }
 
+fn declared_destroyed(shared: &Shared) -> StoreError {
+    StoreError::Refused(format!(
+        "an operator has declared the machine of router {} destroyed: give this one another id",
+        shared.config.id
+    ))
+}
+
 async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(), StoreError> {
+    if super::witness::is_barred(shared) {
+        return Err(declared_destroyed(shared));
+    }
     let known = *lock(shared);
     let id = match known {
         Some(id) => id,
@@ -212,9 +222,17 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
         busy: said.busy.clone(),
         listen: config.listen,
     };
+    let barred = Key::Barred(config.id.clone());
     let txn = Txn::in_world(&said.world).put_leased(Key::Router(config.id.clone()), &state, id);
-    match shared.store.commit(txn).await {
+    let world = txn.when.len();
+    match shared.store.commit(txn.when(Precondition::Absent(barred))).await {
         Ok(Commit::Done(_)) => Ok(()),
+        Ok(Commit::Refused { current, .. }) if current.get(world).is_some_and(Option::is_some) => {
+            super::witness::bar(shared);
+            // What it said before runs out with its lease.
+            forget(shared, id);
+            Err(declared_destroyed(shared))
+        }
         Ok(Commit::Refused { .. }) => {
             shared.mirror.relist();
             Err(StoreError::Refused("the registry is another world than the table's".into()))

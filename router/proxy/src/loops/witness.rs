@@ -8,7 +8,7 @@ use domicile_model::clock::pause;
 use domicile_model::{Placement, Revision, WitnessState, World, WorldId};
 use domicile_router_core::witness::JournalError;
 use domicile_store::codec::decode;
-use domicile_store::{Commit, Key, StoreError, Txn};
+use domicile_store::{Commit, Key, Precondition, StoreError, Txn};
 
 use crate::state::Shared;
 
@@ -95,16 +95,35 @@ async fn step(
         quiet,
         peer,
     };
-    if written.as_ref() != Some(&(world.id, state.clone())) {
-        let txn = Txn::in_world(&world).put(Key::Witness(config.id.clone()), &state);
+    if written.as_ref() != Some(&(world.id, state.clone())) && !is_barred(shared) {
+        let absent = Precondition::Absent(Key::Barred(config.id.clone()));
+        let txn = Txn::in_world(&world).when(absent).put(Key::Witness(config.id.clone()), &state);
         match shared.store.commit(txn).await {
             Ok(Commit::Done(_)) => *written = Some((world.id, state)),
+            Ok(Commit::Refused { current, .. }) if current.last().is_some_and(Option::is_some) => bar(shared),
             Ok(Commit::Refused { .. }) => shared.mirror.relist(),
             // The memory is what counts; it is said again in a moment.
             Err(why) => tracing::debug!(%why, "the witness record could not be written"),
         }
     }
     Ok(())
+}
+
+/// An operator has declared this machine destroyed: its identity vouches for nothing any more, whoever bears it. Once in
+/// a life, so the disk may be waited for here.
+pub(super) fn bar(shared: &Shared) {
+    let Some(book) = &shared.witness else { return };
+    let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    if !book.is_barred()
+        && let Err(error) = book.bar()
+    {
+        tracing::error!(%error, "it is not on disk that this witness was declared destroyed");
+    }
+}
+
+/// Whether that was said of this machine.
+pub(super) fn is_barred(shared: &Shared) -> bool {
+    with_book(shared, |book| book.is_barred())
 }
 
 fn with_book<R>(

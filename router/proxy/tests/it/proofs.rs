@@ -5,6 +5,9 @@ use std::time::Duration;
 use domicile_chaos_kit::wait::eventually;
 use domicile_router::config::Sabotage;
 
+use domicile_model::{BarredWitness, MoveId, RouterId};
+use domicile_store::{Key, Store, Txn};
+
 use crate::kit::{Fleet, HOST, QUICK, Router, SOON, client, until_status};
 
 #[tokio::test]
@@ -29,6 +32,40 @@ async fn a_gate_that_loses_the_registry_stops_within_a_fence() {
     assert_eq!(fleet.east.hits(), hits);
     fleet.etcd.restart(0).unwrap();
     until_status(&gate, "/", 200).await;
+}
+
+/// The machines of two witnesses were declared destroyed, and are not: they drop out of the list and carry nobody.
+#[tokio::test]
+async fn who_was_declared_destroyed_neither_registers_nor_vouches() {
+    let mut fleet = Fleet::new().await;
+    let (gate, _west, _edge) =
+        (fleet.gate("us-east-1").await, fleet.gate("us-west-2").await, fleet.edge().await);
+    fleet.witnesses_known().await;
+    let mut txn = Txn::in_world(&fleet.world);
+    for id in ["gate-us-west-2", "edge"] {
+        let id = RouterId::new(id).unwrap();
+        let record = BarredWitness {
+            id: id.clone(),
+            moving: MoveId::from_u128(1),
+            by: "ann".into(),
+            reason: "burned down".into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        txn = txn.put(Key::Barred(id), &record);
+    }
+    fleet.store.commit(txn).await.unwrap();
+    for id in ["gate-us-west-2", "edge"] {
+        eventually(SOON, "it is registered no more", || async { fleet.router_state(id).await.is_none() })
+            .await
+            .unwrap();
+    }
+    until_status(&gate, "/", 200).await;
+    fleet.etcd.kill(0);
+    until_status(&gate, "/", 503).await;
+    // Nor after it is started anew.
+    assert!(std::fs::read_dir(fleet.dir.path().join("edge")).unwrap().any(|file| {
+        std::fs::read_to_string(file.unwrap().path()).is_ok_and(|text| text.contains("\"barred\""))
+    }));
 }
 
 /// SIGSTOP between admitting and answering, woken after the move: the application has answered, the gate must not.
