@@ -38,6 +38,11 @@ impl Failure {
         Self::new("unfinished", "It did not end in time", 504, detail)
     }
 
+    /// Whether it is one that did not end in time.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.0.kind.ends_with("/unfinished")
+    }
+
     /// Files or processes.
     pub(crate) fn machine(detail: impl Into<String>) -> Self {
         Self::new("machine", "The machine did not do it", 500, detail)

@@ -179,6 +179,21 @@ pub(crate) fn server_processes(data_dir: &Path) -> Vec<i32> {
         .collect()
 }
 
+/// Which file of the log a server in recovery replays, by the title of its process: it says so before it lets anybody ask.
+pub(crate) fn recovering(data_dir: &Path) -> Option<String> {
+    server_processes(data_dir).into_iter().find_map(|pid| {
+        let title = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        replayed_file(&String::from_utf8_lossy(&title))
+    })
+}
+
+/// `postgres: startup recovering 00000001000000000000000A`.
+fn replayed_file(title: &str) -> Option<String> {
+    let (_, rest) = title.split_once("startup recovering ")?;
+    let name: String = rest.chars().take_while(char::is_ascii_hexdigit).collect();
+    (name.len() == 24).then_some(name)
+}
+
 /// Sends SIGKILL to the server's processes until none is left; stopped ones die as well. Gives up after `patience`
 /// (a process in uninterruptible sleep acknowledges nothing either) and says how many are left.
 pub(crate) fn kill_server(data_dir: &Path, patience: std::time::Duration) -> usize {
@@ -210,4 +225,24 @@ pub(crate) fn postmaster(data_dir: &Path) -> Option<i32> {
 /// Signals a process; whether it was there.
 pub(crate) fn signal(pid: i32, signal: Signal) -> bool {
     pid > 1 && Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_that_is_replayed_stands_in_the_title_of_its_process() {
+        let name = "00000002000000000000000A";
+        for title in [
+            "postgres: startup recovering 00000002000000000000000A",
+            "postgres: startup recovering 00000002000000000000000A waiting\0\0",
+        ] {
+            assert_eq!(replayed_file(title).as_deref(), Some(name));
+        }
+        for title in ["", "postgres: startup", "postgres: startup recovering 0000", "postgres: checkpointer"]
+        {
+            assert_eq!(replayed_file(title), None, "{title}");
+        }
+    }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use domicile_api::agent::{Follow, Progress, ProgressStatus};
 use domicile_api::protection::Doing;
 use domicile_model::clock::pause;
+use domicile_model::token::Lsn;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::agent::Agent;
 use crate::disk::Upstream;
 use crate::failure::Failure;
-use crate::os::sync_dir;
+use crate::os::{recovering, sync_dir};
 use crate::pg::control::Control;
 use crate::pg::server::Kind;
 use crate::pg::words::Words;
@@ -26,6 +27,21 @@ enum How {
     Attach,
     Rewind,
     Rebuild,
+}
+
+/// How far something was when it was last looked at.
+#[derive(Debug, Default)]
+struct Way<T>(Option<T>);
+
+impl<T: PartialOrd> Way<T> {
+    /// Whether it has gone on since. One that can't be seen has not.
+    fn goes_on(&mut self, at: Option<T>) -> bool {
+        let further = at.is_some() && at > self.0;
+        if further {
+            self.0 = at;
+        }
+        further
+    }
 }
 
 impl How {
@@ -158,10 +174,22 @@ impl Agent {
             m.fence = None;
             m.promotion = None;
         })?;
-        let give_up = self.clock.now() + ATTACH;
-        self.ready(Kind::Standby, ATTACH).await?;
+        // A copy of a large database first replays what was written while it was made: however long that takes, it is not
+        // given up, nor started from its beginning again, while it goes on.
+        let mut way = Way::default();
+        while let Err(failure) = self.ready(Kind::Standby, ATTACH).await {
+            if !failure.is_unfinished() || !way.goes_on(recovering(&self.config.data_dir)) {
+                return Err(failure);
+            }
+        }
+        let mut way = Way(self.replayed().await);
+        let mut give_up = self.clock.now() + ATTACH;
         while !self.streams().await {
             if self.clock.now() > give_up {
+                if way.goes_on(self.replayed().await) {
+                    give_up = self.clock.now() + ATTACH;
+                    continue;
+                }
                 self.disk.change(|m| {
                     m.unattachable = how != How::Rebuild;
                     m.unrewindable = how == How::Rewind;
@@ -181,6 +209,13 @@ impl Agent {
             pause(Duration::from_millis(50)).await;
         }
         self.disk.change(|m| (m.unattachable, m.unrewindable) = (false, false))
+    }
+
+    /// How far it has replayed, if it says so.
+    async fn replayed(&self) -> Option<Lsn> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let mut connection = local::connect(&self.config, PATIENCE).await.ok()?;
+        local::live(&mut connection, PATIENCE).await.ok()?.replayed
     }
 
     /// Whether it streams, and goes on streaming: one that is refused at once looks for a moment as if it did, over and
@@ -315,4 +350,21 @@ impl Agent {
 /// A value of a connection string.
 fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_goes_on_is_waited_for_again() {
+        let file = |n: u8| Some(format!("00000001000000000000000{n}"));
+        let mut way = Way::default();
+        assert!(way.goes_on(file(1)) && way.goes_on(file(3)));
+        assert!(!way.goes_on(file(3)), "it stands still");
+        assert!(!way.goes_on(file(1)), "it began anew");
+        assert!(!way.goes_on(None), "it can't be seen");
+        let mut way = Way(Some(Lsn(5)));
+        assert!(!way.goes_on(Some(Lsn(5))) && way.goes_on(Some(Lsn(6))));
+    }
 }
