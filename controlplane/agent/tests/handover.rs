@@ -12,9 +12,10 @@ use domicile_api::agent::{Consent, Promoted, Running};
 use domicile_api::problem::Problem;
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::token::Lsn;
-use domicile_model::{Epoch, HandoverToken, LeaderFence, MoveId, RegionId, Revision, SecretRef};
+use domicile_model::{Epoch, HandoverToken, LeaderFence, MoveId, RegionId, Revision, RevokedKey, SecretRef};
 use domicile_seal::handover::{published, sign};
 use domicile_seal::keys::PrivateKey;
+use domicile_store::{Key, Store, Txn};
 use rig::Rig;
 
 /// A and B with A stopped cleanly at epoch 2, and its word.
@@ -95,6 +96,21 @@ async fn a_planned_move_promotes_on_the_old_primarys_word_only() {
     assert!(refused.detail.contains("not among the trusted keys"), "{refused:?}");
     assert!(refused.detail.contains("trust-agent"), "{refused:?}");
     rig.trust(&a, published(&key.public())).await;
+
+    // It believes A's key, and a person has revoked it: what it signed before counts no more either.
+    let revoked = RevokedKey {
+        id: seal.key.clone(),
+        of: "A".into(),
+        by: "ann".into(),
+        reason: "its disk was stolen".into(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let record = Key::RevokedKey(seal.key.clone());
+    rig.store.commit(Txn::bare().put(record.clone(), &revoked)).await.unwrap();
+    let refused = rig.promote(2, Some(token.clone())).await.unwrap_err();
+    assert!(refused.kind.ends_with("handover-refused"), "{refused:?}");
+    assert!(refused.detail.contains("ann has revoked: its disk was stolen"), "{refused:?}");
+    rig.store.commit(Txn::bare().delete(record)).await.unwrap();
 
     // After a restart A repeats its word, under the newer order, with the same key.
     rig.kill_agent(false).await;

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod archive;
+pub mod keys;
 pub mod moves;
 pub mod problem;
 pub mod protection;

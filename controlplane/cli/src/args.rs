@@ -78,6 +78,9 @@ pub enum Command {
     /// Windows in which no planned move starts.
     #[command(subcommand)]
     Freeze(FreezeVerb),
+    /// The keys that agents sign handovers with.
+    #[command(subcommand)]
+    Key(crate::key::KeyVerb),
     /// What has left the registry: finished moves, old audit entries and old versions.
     #[command(subcommand)]
     Archive(ArchiveVerb),

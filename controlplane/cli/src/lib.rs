@@ -16,6 +16,7 @@ mod exit_codes;
 pub mod fail;
 pub mod failover;
 pub mod freeze;
+pub mod key;
 pub mod losses;
 pub mod out;
 pub mod region;
@@ -140,6 +141,7 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Tenant(TenantVerb::Show { tenant }) => tenant::show::run(tenant, client, out).await,
         Command::Tenant(TenantVerb::Route { tenant }) => tenant::route::run(tenant, client, out).await,
         Command::Failover(verb) => failover(verb, client, out).await,
+        Command::Key(verb) => key::run(verb, client, out).await,
         Command::Freeze(verb) => freeze::run(verb, client, out).await,
         Command::Archive(ArchiveVerb::Status) => archive::status::run(client, out).await,
         Command::Archive(ArchiveVerb::Run { dry_run }) => archive::run::run(*dry_run, client, out).await,

@@ -8,8 +8,8 @@ use domicile_model::invariants::epoch_rises;
 use domicile_model::validate::violations;
 use domicile_model::{
     AgentKey, Approvals, BarredWitness, Cell, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, HostPattern,
-    Jurisdiction, MoveClaim, MoveId, Moved, Placement, Region, RegionFence, RouterState, Tenant, TenantId,
-    WitnessRenewal, WitnessState, World,
+    Jurisdiction, MoveClaim, MoveId, Moved, Placement, Region, RegionFence, RevokedKey, RouterState, Tenant,
+    TenantId, WitnessRenewal, WitnessState, World,
 };
 use domicile_server::audit::AuditEntry;
 use domicile_store::codec::decode;
@@ -82,6 +82,7 @@ impl Content {
             Key::Renewal(_) => checked::<WitnessRenewal>(value)?,
             Key::Barred(_) => checked::<BarredWitness>(value)?,
             Key::Router(_) => checked::<RouterState>(value)?,
+            Key::RevokedKey(_) => checked::<RevokedKey>(value)?,
             Key::Agent(..) => checked::<AgentKey>(value)?,
             Key::Workflow(id) => {
                 let flow: Workflow = decode(value)?;

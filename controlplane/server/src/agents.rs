@@ -23,6 +23,9 @@ pub(crate) enum TrustError {
     /// The agent did not show that key.
     #[error("{0}")]
     NotShown(String),
+    /// A person has revoked that key.
+    #[error("key {0} was revoked: an agent needs a new one, see runbooks/leaked-key.md")]
+    Revoked(String),
     /// Somebody changed it meanwhile, or this control plane leads no more.
     #[error(
         "the key that is trusted was changed meanwhile, or another control plane leads: nothing was changed"
@@ -52,6 +55,7 @@ async fn first_sight(app: &App, led: &Led) -> Result<(), StoreError> {
         for (region, shown) in app.engine.sampler().keys(&cell.id) {
             let key = Key::Agent(cell.id.clone(), region.clone());
             let ours = cell.database.as_ref().is_some_and(|d| d.endpoints.contains_key(&region));
+            let revoked = Key::RevokedKey(shown.id.clone());
             if !ours || known(&key) {
                 continue;
             }
@@ -64,6 +68,7 @@ async fn first_sight(app: &App, led: &Led) -> Result<(), StoreError> {
             let agent = AgentKey { cell: cell.id.clone(), region, key: shown, by: None };
             let txn = Txn::fenced(&led.world, &led.leadership)
                 .when(Precondition::Absent(key.clone()))
+                .when(Precondition::Absent(revoked))
                 .put(key, &agent)
                 .op(audit.write());
             // Refused: somebody was faster, or leads by now. The next round sees it.
@@ -102,8 +107,13 @@ pub(crate) async fn trust(
     }
     read_published(&shown).map_err(|error| not_shown(format!("shows a key that is none: {error}")))?;
     let key = Key::Agent(cell.clone(), region.clone());
-    let (_, found) = app.store.read(std::slice::from_ref(&key)).await?;
-    let found = found.into_iter().next().flatten();
+    let revoked = Key::RevokedKey(shown.id.clone());
+    let (_, found) = app.store.read(&[key.clone(), revoked.clone()]).await?;
+    let mut found = found.into_iter();
+    let (found, gone) = (found.next().flatten(), found.next().flatten());
+    if gone.is_some() {
+        return Err(TrustError::Revoked(shown.id));
+    }
     let old: Option<AgentKey> = found.as_ref().and_then(|entry| codec::decode(&entry.value).ok());
     let changed = line(cell, region, &shown, old.as_ref(), &request.reason);
     let unchanged = match &found {
@@ -116,13 +126,11 @@ pub(crate) async fn trust(
         key: shown,
         by: Some(by.chars().take(200).collect()),
     };
-    let txn = Txn::fenced(&led.world, &led.leadership).when(unchanged).put(key, &agent).op(AuditEntry::now(
-        by,
-        &app.name,
-        "trust-agent",
-        vec![changed],
-    )
-    .write());
+    let txn = Txn::fenced(&led.world, &led.leadership)
+        .when(unchanged)
+        .when(Precondition::Absent(revoked))
+        .put(key, &agent)
+        .op(AuditEntry::now(by, &app.name, "trust-agent", vec![changed]).write());
     match app.store.commit(txn).await? {
         Commit::Done(_) => Ok(()),
         Commit::Refused { .. } => Err(TrustError::Conflict),

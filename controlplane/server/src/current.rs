@@ -6,8 +6,8 @@ use domicile_model::clock::{BootTime, Clock};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
     AgentKey, BarredWitness, CellId, ClosedCell, EmergencyStop, Fleet, Freeze, FreezeId, HostPattern,
-    MoveClaim, MoveId, Moved, Placement, RegionId, Revision, RouterId, RouterState, TenantId, WitnessRenewal,
-    WitnessState, World,
+    MoveClaim, MoveId, Moved, Placement, RegionId, Revision, RevokedKey, RouterId, RouterState, TenantId,
+    WitnessRenewal, WitnessState, World,
 };
 use domicile_store::{Entry, Key, LeaderRecord, Record, Store, StoreError, codec};
 use jiff::Timestamp;
@@ -47,6 +47,8 @@ pub struct Current {
     pub renewals: BTreeMap<CellId, WitnessRenewal>,
     /// Routers whose machines a person has declared destroyed.
     pub barred: BTreeMap<RouterId, BarredWitness>,
+    /// Keys that a person has revoked, by their fingerprints.
+    pub revoked: BTreeMap<String, RevokedKey>,
     /// By which keys the agents of each cell are believed.
     pub agents: BTreeMap<CellId, BTreeMap<RegionId, AgentKey>>,
     /// Who holds which name; read for `apply` only.
@@ -57,7 +59,7 @@ pub struct Current {
     pub tenants_of: BTreeMap<CellId, BTreeSet<TenantId>>,
 }
 
-const VIEWS: [&str; 16] = [
+const VIEWS: [&str; 17] = [
     "regions/",
     "jurisdictions/",
     "cells/",
@@ -74,6 +76,7 @@ const VIEWS: [&str; 16] = [
     "agents/",
     "renewals/",
     "barred/",
+    "revoked/",
 ];
 
 impl Current {
@@ -107,6 +110,7 @@ impl Current {
             witnesses: BTreeMap::new(),
             renewals: BTreeMap::new(),
             barred: BTreeMap::new(),
+            revoked: BTreeMap::new(),
             agents: BTreeMap::new(),
             hosts: BTreeMap::new(),
             unreadable: Vec::new(),
@@ -195,6 +199,11 @@ impl Current {
             Key::Renewal(id) => {
                 if let Some(wish) = self.decode(&entry) {
                     self.renewals.insert(id.clone(), wish);
+                }
+            }
+            Key::RevokedKey(id) => {
+                if let Some(revoked) = self.decode(&entry) {
+                    self.revoked.insert(id.clone(), revoked);
                 }
             }
             Key::Barred(id) => {

@@ -39,7 +39,7 @@ pub use placement::{ClosedReason, MoveClaim, Phase, Placement, RegionFence, Witn
 pub use residency::{Category, Residency};
 pub use router::{BusyCell, Role, RouterState, WitnessState};
 pub use secret::{SecretError, SecretRef};
-pub use signing::{AgentKey, HandoverSeal, SigningKey};
+pub use signing::{AgentKey, HandoverSeal, RevokedKey, SigningKey};
 pub use token::{HandoverToken, LeaderFence, Token};
 pub use witness::{BarredWitness, Silence, WitnessRenewal};
 pub use world::{FenceConstants, World};

@@ -2,6 +2,7 @@
 //!
 //! Texts only. Whether a signature fits is decided where signatures are made and checked, in the control plane.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CellId, RegionId};
@@ -27,6 +28,22 @@ pub struct AgentKey {
     pub key: SigningKey,
     /// Who trusted it: an operator, or none when it was the first one seen.
     pub by: Option<String>,
+}
+
+/// The key `revoked/<id>`: a person has revoked this key. No handover that it signed is taken any more, whenever it was
+/// signed, and nobody trusts it again. The key is never removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedKey {
+    /// The fingerprint.
+    pub id: String,
+    /// Whose it was, in words.
+    pub of: String,
+    /// Who revoked it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, by the leader's wall clock.
+    pub at: Timestamp,
 }
 
 /// The signature under a handover token.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
     AgentKey, Approvals, BarredWitness, Cell, ClosedCell, EmergencyStop, Freeze, Jurisdiction, MoveClaim,
-    Moved, Placement, Region, RegionFence, RouterState, Tenant, WitnessRenewal, WitnessState, World,
+    Moved, Placement, Region, RegionFence, RevokedKey, RouterState, Tenant, WitnessRenewal, WitnessState,
+    World,
 };
 
 /// A type that stands in the registry.
@@ -25,7 +26,7 @@ records! {
     HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
     EmergencyStop => "emergency stop", Freeze => "freeze", Moved => "last move", WitnessState => "witness", RouterState => "router",
     AgentKey => "agent's key", Approvals => "approval policy", ClosedCell => "closed cell",
-    WitnessRenewal => "renewal of witnesses", BarredWitness => "barred witness",
+    WitnessRenewal => "renewal of witnesses", BarredWitness => "barred witness", RevokedKey => "revoked key",
 }
 
 /// Why a value can't be read.

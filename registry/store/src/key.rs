@@ -56,6 +56,8 @@ pub enum Key {
     Router(RouterId),
     /// [`domicile_model::AgentKey`], of the database of this cell in this region.
     Agent(CellId, RegionId),
+    /// [`domicile_model::RevokedKey`], by the fingerprint.
+    RevokedKey(String),
     /// The record of a workflow.
     Workflow(MoveId),
     /// An entry of a workflow's log, from 1.
@@ -101,6 +103,7 @@ impl fmt::Display for Key {
             Self::Barred(id) => write!(f, "barred/{id}"),
             Self::Router(id) => write!(f, "routers/{id}"),
             Self::Agent(cell, region) => write!(f, "agents/{cell}/{region}"),
+            Self::RevokedKey(id) => write!(f, "revoked/{id}"),
             Self::Workflow(id) => write!(f, "workflows/{id}"),
             // Padded, so that a listing is in order.
             Self::WorkflowLog(id, n) => write!(f, "workflows/{id}/log/{n:010}"),
@@ -148,6 +151,7 @@ impl FromStr for Key {
             ["barred", x] => id(RouterId::new(x)).map(Self::Barred),
             ["routers", x] => id(RouterId::new(x)).map(Self::Router),
             ["agents", x, y] => id(CellId::new(x)).zip(id(RegionId::new(y))).map(|(x, y)| Self::Agent(x, y)),
+            ["revoked", x] => plain(x).map(Self::RevokedKey),
             ["workflows", x] => id(x.parse()).map(Self::Workflow),
             ["workflows", x, "log", n] => {
                 id(x.parse()).zip(n.parse().ok()).map(|(x, n)| Self::WorkflowLog(x, n))
@@ -201,6 +205,7 @@ mod tests {
             Key::Barred(router.clone()),
             Key::Router(router),
             Key::Agent(cell, region),
+            Key::RevokedKey("0f".into()),
             Key::Workflow(id),
             Key::WorkflowLog(id, 3),
             Key::History("placement", "c".into(), 9),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domicile_api::agent::{Consent, Promote};
 use domicile_api::moves::{MoveKind, MoveRequest};
-use domicile_model::{AgentKey, HandoverToken};
+use domicile_model::{AgentKey, HandoverToken, RevokedKey};
 use domicile_seal::handover::{self, Expected};
 use domicile_store::codec::decode;
 use domicile_store::{Key, Record};
@@ -70,6 +70,19 @@ impl Agent {
             Some(seal) => self.registered(Key::Agent(cell.clone(), seal.region.clone())).await?,
             None => None,
         };
+        if let Some(seal) = token.seal.as_ref().filter(|s| is_fingerprint(&s.key)) {
+            let revoked: Option<RevokedKey> = self.registered(Key::RevokedKey(seal.key.clone())).await?;
+            if let Some(revoked) = revoked {
+                return Err(Failure::refused(
+                    "handover-refused",
+                    format!(
+                        "the handover of cell {cell} is signed with key {}, which {} has revoked: {}",
+                        revoked.id, revoked.by, revoked.reason
+                    ),
+                )
+                .hint("give that agent a new key and trust it with `domicile cell trust-agent`, then move again; runbooks/leaked-key.md"));
+            }
+        }
         let expected = Expected {
             cell,
             own: &self.config.region,
@@ -120,4 +133,9 @@ impl Agent {
             .transpose()
             .map_err(|e: domicile_store::CodecError| Failure::registry(e.to_string()))
     }
+}
+
+/// Whether this text can name a key of the registry; one that can't fits no key that is trusted either.
+fn is_fingerprint(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }

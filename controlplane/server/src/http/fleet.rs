@@ -160,6 +160,9 @@ impl From<TrustError> for Refusal {
             TrustError::NotShown(_) => Problem::new("key-not-shown", "Key not shown", 409, text)
                 .hint("`domicile cell show` tells which key it shows; trust that one only if you know why it changed")
                 .into(),
+            TrustError::Revoked(_) => Problem::new("key-revoked", "Key revoked", 409, text)
+                .hint("`domicile key list` tells who revoked it and why")
+                .into(),
             TrustError::Conflict => Problem::new("conflict", "Conflict", 503, text)
                 .hint("look with `domicile cell show`, then ask again")
                 .into(),

@@ -7,6 +7,7 @@ mod fleet;
 mod forward;
 mod health;
 pub(crate) mod input;
+mod keys;
 mod losses;
 mod moves;
 mod openapi;
@@ -52,6 +53,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}/pause", post(moves::pause_one))
         .route("/v1/moves/{id}/resume", post(moves::resume))
         .route("/v1/cells/{id}/witnesses", post(witnesses::renew).delete(witnesses::keep))
+        .route("/v1/keys/{id}/revoke", post(keys::revoke))
         .route("/v1/stop", post(brakes::stop).delete(brakes::allow))
         .route_layer(from_fn(auth::changes));
     let approvals = Router::new()
@@ -71,6 +73,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/cells", get(fleet::cells))
         .route("/v1/cells/{id}", get(fleet::cell))
         .route("/v1/cells/{id}/witnesses", get(witnesses::show))
+        .route("/v1/keys", get(keys::list))
         .route("/v1/tenants", get(fleet::tenants))
         .route("/v1/tenants/{id}", get(fleet::tenant))
         .route("/v1/tenants/{id}/route", get(fleet::route))

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 36] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 38] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -37,6 +37,13 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 36] = [
         Some("RenewRequest"),
     ),
     ("delete", "/v1/cells/{id}/witnesses", "Wants no other witnesses any more.", None),
+    ("get", "/v1/keys", "The keys that agents sign handovers with, and those that were revoked.", None),
+    (
+        "post",
+        "/v1/keys/{id}/revoke",
+        "Takes no handover any more that this key signed.",
+        Some("ReasonRequest"),
+    ),
     ("get", "/v1/tenants", "All tenants.", None),
     ("get", "/v1/tenants/{id}", "One tenant.", None),
     ("get", "/v1/tenants/{id}/route", "Where a request of the tenant goes now, and why.", None),

@@ -95,3 +95,27 @@ async fn a_person_trusts_the_key_that_the_agent_shows_and_no_other() {
         assert!(entry.contains(word), "{entry} lacks {word}");
     }
 }
+
+#[tokio::test]
+async fn a_revoked_key_is_told_and_never_trusted_again() {
+    let (plane, store) = started().await;
+    let id = shown_key().id;
+    let path = format!("/v1/keys/{id}/revoke");
+    assert_eq!(plane.post(&path, &json!({ "reason": " " })).await.0, 400);
+    assert_eq!(plane.post("/v1/keys/ab/revoke", &json!({ "reason": "leaked" })).await.0, 404);
+    for why in ["leaked", "again"] {
+        let (status, keys) = plane.post(&path, &json!({ "reason": why })).await;
+        assert_eq!((status, &keys[0]["revoked"]["reason"]), (200, &json!("leaked")), "{keys}");
+        assert_eq!((&keys[0]["cell"], &keys[0]["trusted"]), (&json!("pool"), &json!(true)), "{keys}");
+    }
+    assert_eq!(crate::brakes::audited_by(&store, "ann", "revoke-key").await, 1);
+    assert_eq!(plane.get("/v1/keys").await.1[0]["revoked"]["by"], "ann");
+    let trust = json!({ "region": "us-west-2", "key": id, "reason": "by mistake" });
+    let (status, body) = plane.post("/v1/cells/pool/trust-agent", &trust).await;
+    assert_eq!(status, 409, "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("was revoked"), "{body}");
+    // Without a record the reconciler trusts the first key that it sees; not this one.
+    store.commit(domicile_store::Txn::bare().delete(key())).await.unwrap();
+    let waited = eventually(Duration::from_secs(3), "it is trusted", || trusted(&store)).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
