@@ -17,6 +17,9 @@ use crate::fail::Failure;
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long a server may take to say that it lives, while another one can be asked. One whose machine was stopped accepts
+/// connections as ever, and never answers.
+const KNOCK: Duration = Duration::from_secs(2);
 /// How long an answer may take: a change is passed on to the leader and may be several transactions.
 const ANSWER: Duration = Duration::from_secs(40);
 /// How long a read may take while another server can still be asked: longer than a server takes to find out that its
@@ -185,7 +188,7 @@ impl Client {
     async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Failure> {
         let mut heard = Heard::default();
         let mut verdict = None;
-        for (n, server) in self.servers.iter().enumerate() {
+        for (n, server) in self.living_first().await.into_iter().enumerate() {
             let patience = if call.is_read() && n + 1 < self.servers.len() { READ } else { ANSWER };
             verdict = heard.take(self.ask(server, &call, patience).await);
             if verdict.is_some() {
@@ -210,6 +213,25 @@ impl Client {
             Failure::new(Exit::Internal, what)
                 .hint("client and server may be of different versions: compare `domicile --version`")
         })
+    }
+
+    /// The servers in their order, but those last that do not even say that they live: an order that was sent to one of
+    /// them is neither done nor known not to be, for as long as an answer may take. The last one of all is asked unheard.
+    async fn living_first(&self) -> Vec<&String> {
+        let mut silent = Vec::new();
+        let mut others = self.servers.iter();
+        while let Some(server) = others.next() {
+            if others.len() == 0 || self.lives(server).await {
+                return std::iter::once(server).chain(others).chain(silent).collect();
+            }
+            silent.push(server);
+        }
+        silent
+    }
+
+    /// Any answer at all will do: what it is worth is seen when it is asked.
+    async fn lives(&self, server: &str) -> bool {
+        self.http.get(format!("{server}/livez")).timeout(KNOCK).send().await.is_ok()
     }
 
     async fn ask(&self, server: &str, call: &Call<'_>, patience: Duration) -> Said {

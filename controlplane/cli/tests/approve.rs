@@ -76,11 +76,21 @@ impl Plane {
     }
 
     async fn ask(&self, args: &[&str], answer: Option<&'static [u8]>) -> (Exit, String, String) {
+        self.ask_at(&self.address, args, answer).await
+    }
+
+    /// With these servers.
+    async fn ask_at(
+        &self,
+        servers: &str,
+        args: &[&str],
+        answer: Option<&'static [u8]>,
+    ) -> (Exit, String, String) {
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("token");
         std::fs::write(&token, "t").unwrap();
         let token = format!("file:{}", token.display());
-        let words = ["domicile", "--server", &self.address, "--token", &token, "failover"];
+        let words = ["domicile", "--server", servers, "--token", &token, "failover"];
         let Asked::Client(cli) = parse(words.iter().chain(args).map(Into::into)) else { panic!("{args:?}") };
         let (stdout, stderr) = (Page::default(), Page::default());
         let mut out = Out {
@@ -151,4 +161,16 @@ async fn a_move_that_waits_for_nobody_is_not_approved() {
     let (exit, _, stderr) = plane.ask(&["approve", ID, "--yes"], None).await;
     assert!(exit == Exit::NotDone && stderr.contains("waits for nobody's approval"), "{stderr}");
     assert_eq!(plane.posted(), 0);
+}
+
+/// A server whose machine was stopped accepts connections for as long as its kernel does, and never answers. An order must
+/// not go there first: it could neither be done nor be repeated.
+#[tokio::test]
+async fn an_order_goes_round_a_control_plane_that_does_not_say_that_it_lives() {
+    let plane = Plane::start(view(&"5".repeat(64))).await;
+    let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = format!("{},{}", stopped.local_addr().unwrap(), plane.address);
+    let (exit, stdout, stderr) = plane.ask_at(&servers, &["approve", ID, "--yes"], None).await;
+    assert_eq!((exit, stdout.trim()), (Exit::Ok, ID), "{stderr}");
+    assert_eq!(plane.posted(), 1);
 }
