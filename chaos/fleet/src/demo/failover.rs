@@ -13,7 +13,7 @@ use super::stage::Stage;
 use super::summary::Forced;
 use crate::control::{LinkAct, UnitAct};
 use crate::fault::Fault;
-use crate::load::Load;
+use crate::load::{Load, Record};
 use crate::oracle;
 
 pub(super) const CELL: &str = "nhs-trust-london";
@@ -26,6 +26,8 @@ const SLOW_BYTES_PER_S: u64 = 8_000;
 const SLOW: Duration = Duration::from_secs(4);
 /// The acknowledged writes that the standby must lack: more than still comes through from buffers.
 const BEHIND: usize = 20;
+/// For how long it must lack them.
+const STAYS_BEHIND: Duration = Duration::from_millis(500);
 /// How long the operator may take from the preview to the consent.
 const DECIDES: Duration = Duration::from_secs(10);
 /// A forced move up to serving: WAIT and what comes after it.
@@ -161,16 +163,16 @@ fn judge(stage: &mut Stage, forced: &Forced, listed: u64, total: u64, fence_ms: 
     stage.must(forced.rto_ms.is_some(), "the cell's users write again");
 }
 
-/// Waits until the standby lacks so many acknowledged writes that some will be lost, by its own word: how fast it falls
-/// behind depends on how busy the users are, and on what waits in buffers.
+/// Waits until the standby lacks so many acknowledged writes that some will be lost, by its own word, and still lacks them
+/// a moment later: how fast it falls behind depends on how busy the users are, and on what waits in buffers; and a busy
+/// machine's standby is a little behind at any time.
 async fn falls_behind(stage: &Stage, load: &Load, cell: &str, to: &str) -> anyhow::Result<()> {
     let standby = stage.fleet().database(cell, to)?;
     let behind = || async {
+        let records: Vec<Record> = load.so_far().into_iter().filter(|r| r.cell == cell).collect();
+        pause(STAYS_BEHIND).await;
         let stored = oracle::stored(standby).await.ok()?;
-        let records = load.so_far();
-        let missing = oracle::lost(&records, &stored).into_iter().filter(|r| r.cell == cell).count();
-        pause(Duration::from_millis(100)).await;
-        (missing >= BEHIND).then_some(())
+        (oracle::lost(&records, &stored).len() >= BEHIND).then_some(())
     };
     wait::eventually(SERVES, "the standby falls behind", behind).await?;
     Ok(())

@@ -92,9 +92,18 @@ async fn write(
     lane: fn(&Faults) -> Lane,
     delivered: &AtomicU64,
 ) -> io::Result<()> {
+    let mut damaged = false;
     while let Some(mut chunk) = chunks.recv().await {
         while !chunk.bytes.is_empty() {
             let now = lane(&faults.borrow_and_update());
+            if now.vanish {
+                // What was on its way does not arrive either.
+                damaged = true;
+                break;
+            }
+            if damaged {
+                return Err(io::Error::other("bytes of this connection have vanished"));
+            }
             let due = chunk.came + Duration::from_millis(now.delay_ms);
             if now.stall {
                 changed(&mut faults).await?;

@@ -78,6 +78,18 @@ async fn one_direction_can_vanish_and_such_a_connection_ends_when_healed() {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_when_a_direction_vanishes_does_not_arrive() {
+    let (link, mut client) = connected().await;
+    link.delay(Duration::from_secs(3_600));
+    client.write_all(b"on its way").await.unwrap();
+    // Long enough for the proxy to have taken it.
+    assert!(tokio::time::timeout(Duration::from_millis(100), client.read_u8()).await.is_err());
+    link.cut_forward();
+    let silence = tokio::time::timeout(Duration::from_millis(100), client.read_u8()).await;
+    assert!(silence.is_err() && link.forward_bytes() == 1, "{}", link.forward_bytes());
+}
+
+#[tokio::test]
 async fn a_stall_holds_bytes_back_and_loses_none() {
     let (link, mut client) = connected().await;
     link.stall();
