@@ -4,24 +4,32 @@ mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// A process and its parent, as `/proc/<pid>/stat` shows them.
 struct Stat {
     parent: u32,
+    group: u32,
     state: char,
     start: u64,
 }
 
 /// Reads `/proc/<pid>/stat`. The name in it may hold anything, so fields are counted from its last parenthesis.
 fn stat(pid: u32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_at(Path::new(&format!("/proc/{pid}")))
+}
+
+/// The same of a process or of one of its threads, by its directory.
+fn stat_at(of: &Path) -> Option<Stat> {
+    let text = std::fs::read_to_string(of.join("stat")).ok()?;
     let mut fields = text.get(text.rfind(')')? + 2..)?.split(' ');
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, state, start })
+    let group = fields.next()?.parse().ok()?;
+    let start = fields.nth(16)?.parse().ok()?;
+    Some(Stat { parent, group, state, start })
 }
 
 /// When a process began, in clock ticks since boot: with its number it names one process for ever, since numbers are
@@ -93,6 +101,47 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
+/// SIGSTOPs a process, and gives back control only once none of its threads runs any more.
+///
+/// A signal is taken by one thread, whenever that is scheduled, and until then the others go on: what a test does next
+/// could still be seen by a process that it believes asleep.
+pub fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+    until_stopped(pid);
+}
+
+/// The same for a process and those below it that are in its group.
+pub(crate) fn stop_group(root: u32) {
+    if let Some(group) = i32::try_from(root).ok().and_then(Pid::from_raw) {
+        // Nobody is left in the group: nothing to do.
+        let _ = kill_process_group(group, Signal::STOP);
+    }
+    for pid in descendants(root).into_iter().chain([root]) {
+        if stat(pid).is_some_and(|s| s.group == root) {
+            until_stopped(pid);
+        }
+    }
+}
+
+/// Waits until no thread of a process that was told to stop runs any more, or it is gone.
+fn until_stopped(pid: u32) {
+    for _ in 0..TRIES {
+        if !is_running(pid) || is_stopped(pid) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// How often a process is looked at before it is given up: seconds, and one that hangs in the kernel never stops.
+const TRIES: usize = 200_000;
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.all(|thread| stat_at(&thread.path()).is_none_or(|s| matches!(s.state, 'T' | 't' | 'Z' | 'X')))
+}
+
 /// Who of these processes owns the local end of the TCP connection from `local` to `remote`.
 ///
 /// How a proxy tells apart clients that all come from 127.0.0.1: etcd's members dial each other by one address each.
@@ -152,6 +201,20 @@ mod tests {
             std::thread::yield_now();
         }
         panic!("the grandchild survived");
+    }
+
+    #[test]
+    fn a_stopped_process_stands_still_at_once() {
+        for _ in 0..50 {
+            // It changes hands all the time, so that the signal finds it anywhere.
+            let mut child =
+                std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+            stop(child.id());
+            let stopped = is_stopped(child.id());
+            signal(child.id(), Signal::KILL);
+            child.wait().unwrap();
+            assert!(stopped);
+        }
     }
 
     #[test]

@@ -160,9 +160,10 @@ impl Process {
         self.exit().is_none()
     }
 
-    /// SIGSTOPs the whole group: it keeps its sockets and memory, and does nothing.
+    /// SIGSTOPs the whole group: it keeps its sockets and memory, and does nothing. When this returns none of its threads
+    /// runs any more.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        proc::stop_group(self.pid);
     }
 
     /// Lets a paused group go on.

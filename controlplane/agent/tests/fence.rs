@@ -12,7 +12,6 @@ use domicile_chaos_kit::postgres::processes;
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::Epoch;
 use rig::Rig;
-use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection};
 
@@ -121,7 +120,7 @@ async fn a_backend_stopped_in_its_commit_fails_the_fence_and_unfencing_resolves_
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut stopped).await.unwrap();
     run(&mut stopped, "BEGIN; INSERT INTO encounters VALUES ('t', 'stopped', '')").await.unwrap();
     let raw = u32::try_from(pid).unwrap();
-    domicile_chaos_kit::proc::signal(raw, Signal::STOP);
+    domicile_chaos_kit::proc::stop(raw);
     let commit = tokio::spawn(async move { run(&mut stopped, "COMMIT").await });
 
     rig.place(2, None).await;
@@ -144,7 +143,7 @@ async fn a_backend_stopped_in_its_commit_fails_the_fence_and_unfencing_resolves_
     // With force the same situation ends at once, and says that the stop was not clean.
     let mut stopped = session(&rig).await;
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut stopped).await.unwrap();
-    domicile_chaos_kit::proc::signal(u32::try_from(pid).unwrap(), Signal::STOP);
+    domicile_chaos_kit::proc::stop(u32::try_from(pid).unwrap());
     rig.place(4, None).await;
     let forced = rig.fence(4, 1_000, true).await.unwrap();
     assert!(!forced.clean);

@@ -143,7 +143,7 @@ async fn a_stopped_agent_does_not_keep_its_database_open() {
     lone.open().await;
     // Only the agent, not its whole process group: its supervisor goes on.
     let agent = process(&["examples/agent", &lone.config.to_string_lossy()]);
-    domicile_chaos_kit::proc::signal(agent, Signal::STOP);
+    domicile_chaos_kit::proc::stop(agent);
     lone.dead_within(LIMIT).await;
     domicile_chaos_kit::proc::signal(agent, Signal::CONT);
     lone.open().await;
@@ -156,7 +156,7 @@ async fn a_stopped_supervisor_does_not_either_and_a_returning_primary_lets_nobod
     lone.open().await;
     // The registry goes and the supervisor is stopped: the agent itself ends it.
     let supervisor = lone.supervisor();
-    domicile_chaos_kit::proc::signal(supervisor, Signal::STOP);
+    domicile_chaos_kit::proc::stop(supervisor);
     lone.etcd.kill(0);
     let clock = Clock::Machine;
     let cut = clock.now();

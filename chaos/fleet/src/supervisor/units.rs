@@ -212,7 +212,11 @@ impl Units {
                 pids.extend(self.database_pids(unit));
             }
             for pid in pids {
-                proc::signal(pid, signal);
+                if signal == Signal::STOP {
+                    proc::stop(pid);
+                } else {
+                    proc::signal(pid, signal);
+                }
             }
         }
     }
