@@ -101,6 +101,7 @@ impl Chronicle {
             standby: Some(regions[1].clone()),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: witnesses(0..at_first),
         };
         let table = first_table(&world, &regions, &placement);
@@ -297,6 +298,7 @@ fn first_table(world: &World, regions: &[RegionId; 2], placement: &Placement) ->
         id: placement.cell.clone(),
         primary: regions[0].clone(),
         dr: regions[1].clone(),
+        availability_first: false,
         rpo_ms: Cell::DEFAULT_RPO_MS,
         ingress: BTreeMap::new(),
         application: regions.iter().map(|r| (r.clone(), vec![application])).collect(),

@@ -151,10 +151,26 @@ impl Agent {
         let better = gate.1.is_none_or(|old| (held.epoch, held.until) > (old.epoch, old.until));
         if better {
             gate.1 = Some(held);
-            if gate.0.open && !self.config.sabotage.trusts_itself {
-                self.server.until(Some(held.until));
-            }
+            self.bound(&gate);
         }
+    }
+
+    /// Tells the supervisor of an open server when to kill it, after what the agent knows has changed.
+    pub(crate) fn bind(&self) {
+        self.bound(&self.gate());
+    }
+
+    /// A word that does not get through leaves the earlier moment; the watchdog's thread goes by the same rule.
+    fn bound(&self, gate: &(Mode, Option<Held>)) {
+        if !gate.0.open || self.config.sabotage.trusts_itself {
+            return;
+        }
+        let until = match gate.1 {
+            _ if self.disk.stands() => None,
+            Some(held) => Some(held.until),
+            None => Some(self.clock.now()),
+        };
+        self.server.until(until);
     }
 
     /// Forgets the proof in hand. Only while the server is down: an open one without a proof is killed.
@@ -162,8 +178,8 @@ impl Agent {
         self.gate().1 = None;
     }
 
-    /// Marks the server open under the proof in hand; false if there is none any more. The supervisor knows the end
-    /// before anybody is let in.
+    /// Marks the server open under the proof in hand, or without one where availability comes first; false if neither lets
+    /// it. The supervisor knows the end before anybody is let in.
     pub(crate) fn mark_open(&self) -> bool {
         if self.disk.fenced() {
             return false;
@@ -173,8 +189,13 @@ impl Agent {
             gate.0.open = true;
             return true;
         }
-        let Some(held) = gate.1.filter(|h| self.clock.now() < h.until) else { return false };
-        if !self.server.until(Some(held.until)) {
+        let held = gate.1.filter(|h| self.clock.now() < h.until);
+        let until = match held {
+            _ if self.disk.stands() => None,
+            Some(held) => Some(held.until),
+            None => return false,
+        };
+        if !self.server.until(until) {
             return false;
         }
         gate.0.open = true;
@@ -188,7 +209,7 @@ impl Agent {
         }
         let over = {
             let gate = self.gate();
-            gate.0.open && gate.1.is_none_or(|h| self.clock.now() >= h.until)
+            gate.0.open && gate.1.is_none_or(|h| self.clock.now() >= h.until) && !self.disk.stands()
         };
         if over {
             let left = self.server.kill();
@@ -351,7 +372,7 @@ impl Agent {
             proof: self
                 .held()
                 .map(|h| (h.epoch, u64::try_from(h.until.since(now).as_millis()).unwrap_or(u64::MAX))),
-            fence_level: Some(self.fence_level()),
+            fence_level: (!self.disk.stands()).then(|| self.fence_level()),
             follow: memory.follow,
             losses: memory.losses,
             export: self.config.losses.as_ref().map(crate::effects::losses::place::told),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domicile_api::agent::{Fenced, Fork, Progress, Promoted};
@@ -21,6 +22,9 @@ pub(crate) struct Memory {
     pub(crate) highest: Option<Token>,
     /// The highest epoch of the cell seen.
     pub(crate) epoch: Epoch,
+    /// The epoch at which the registry said that availability comes first and that this region holds the cell. It counts as
+    /// long as nothing newer was heard of.
+    pub(crate) standing: Option<Epoch>,
     /// The constants last read, for proofs that gates lend.
     pub(crate) constants: Option<FenceConstants>,
     /// The commanded fence in force.
@@ -43,6 +47,12 @@ pub(crate) struct Memory {
     pub(crate) slots: Vec<String>,
     /// Forks whose losses were exported.
     pub(crate) exported: Vec<Fork>,
+}
+
+impl Memory {
+    fn stands(&self) -> bool {
+        self.fence.is_none() && self.standing == Some(self.epoch)
+    }
 }
 
 /// A commanded fence: in force from the moment it is on disk, whatever becomes of the stop.
@@ -81,6 +91,7 @@ pub(crate) struct Disk {
     path: PathBuf,
     owner: Owner,
     memory: Mutex<Memory>,
+    stands: AtomicBool,
 }
 
 impl Disk {
@@ -94,7 +105,7 @@ impl Disk {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Memory::default(),
             Err(e) => return Err(Failure::machine(format!("{} can't be read: {e}", path.display()))),
         };
-        Ok(Self { path, owner, memory: Mutex::new(memory) })
+        Ok(Self { path, owner, stands: AtomicBool::new(memory.stands()), memory: Mutex::new(memory) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -111,6 +122,12 @@ impl Disk {
         self.lock().fence.is_some()
     }
 
+    /// Whether the server may be open without a proof: availability comes first at the highest epoch known, this region
+    /// holds the cell under it, and no fence was ordered. Waits for no disk: whoever kills asks this.
+    pub(crate) fn stands(&self) -> bool {
+        self.stands.load(Ordering::SeqCst)
+    }
+
     /// Changes it; the change is on disk before anyone sees it, or it did not happen.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Memory) -> R) -> Result<R, Failure> {
         let mut memory = self.lock();
@@ -120,6 +137,7 @@ impl Disk {
             let bytes = serde_json::to_vec_pretty(&new)
                 .map_err(|e| Failure::machine(format!("the agent's memory can't be written: {e}")))?;
             self.owner.write(&self.path, &bytes)?;
+            self.stands.store(new.stands(), Ordering::SeqCst);
             *memory = new;
         }
         Ok(result)

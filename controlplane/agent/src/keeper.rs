@@ -214,7 +214,8 @@ impl Agent {
 
     /// Lets everyone in, if there is a proof.
     pub(crate) fn open(&self) -> Result<(), Failure> {
-        if self.disk.fenced() || (self.held().is_none() && !self.config.sabotage.trusts_itself) {
+        let may = self.held().is_some() || self.disk.stands() || self.config.sabotage.trusts_itself;
+        if self.disk.fenced() || !may {
             return Ok(());
         }
         if !self.mark_open() {

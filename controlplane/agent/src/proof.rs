@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_model::clock::pause;
-use domicile_model::proof::{MoveFacts, NoPromotion, NotOurs, may_promote, primary_proves};
+use domicile_model::proof::{MoveFacts, NoPromotion, NotOurs, may_promote, primary_proves, stands};
 use domicile_model::{Epoch, FenceConstants, LeaderFence, Placement, World};
 use domicile_store::Key;
 use domicile_store::codec::decode;
@@ -97,7 +97,8 @@ pub(crate) async fn notice_world(agent: Arc<Agent>) {
             agent.problem("epoch", None);
         }
         if world.reconciled && memory.world != Some(world.id) {
-            let learned = learn(&agent, &world, placement.epoch);
+            let standing = stands(&placement, &agent.config.region, placement.epoch);
+            let learned = learn(&agent, &world, placement.epoch, standing);
             agent.problem("world", learned.err().map(|f| f.to_string()));
         }
     }
@@ -137,7 +138,8 @@ async fn ask_registry(agent: &Agent) -> Result<Said, Failure> {
         }
         Ok(_) | Err(NotOurs::HeldByNobody | NotOurs::HeldElsewhere) => {}
     }
-    learn(agent, &world, placement.epoch)?;
+    let standing = stands(&placement, &agent.config.region, placement.epoch);
+    learn(agent, &world, placement.epoch, standing)?;
     Ok(match proof {
         Ok(proof) => Said::Yes(Held { epoch: proof.epoch, until: proof.ends() - proof.constants.stop() }),
         Err(NotOurs::HeldByNobody) => Said::NotYet,
@@ -145,7 +147,8 @@ async fn ask_registry(agent: &Agent) -> Result<Said, Failure> {
     })
 }
 
-fn learn(agent: &Agent, world: &World, epoch: Epoch) -> Result<(), Failure> {
+/// `standing`: whether the registry says at this epoch that this region holds the cell and that availability comes first.
+fn learn(agent: &Agent, world: &World, epoch: Epoch, standing: bool) -> Result<(), Failure> {
     agent.disk.change(|m| {
         if m.world != Some(world.id) {
             m.world = Some(world.id);
@@ -154,8 +157,11 @@ fn learn(agent: &Agent, world: &World, epoch: Epoch) -> Result<(), Failure> {
             m.epoch = epoch;
         }
         m.epoch = m.epoch.max(epoch);
+        m.standing = standing.then_some(epoch);
         m.constants = Some(world.constants);
-    })
+    })?;
+    agent.bind();
+    Ok(())
 }
 
 /// The proof that a local gate lends: it says how long its own still lasts, counted here from before it was asked.
@@ -183,6 +189,7 @@ async fn ask_gates(agent: &Agent) -> Option<(SocketAddr, Held)> {
         if agent.disk.change(|m| m.epoch = m.epoch.max(lent.epoch)).is_err() {
             continue;
         }
+        agent.bind();
         // No proof lasts longer than FENCE, whatever a gate says.
         let mut left = Duration::from_millis(lent.remaining_ms).min(constants.fence());
         if agent.config.sabotage.keeps_lent_proofs {
@@ -197,6 +204,9 @@ async fn ask_gates(agent: &Agent) -> Option<(SocketAddr, Held)> {
 fn without_registry(agent: &Agent, failure: &Failure, lender: Option<SocketAddr>) -> String {
     let region = &agent.config.region;
     let lives = match lender {
+        _ if agent.disk.stands() => {
+            "the database goes on without a proof, because availability comes first in its cell; mend the way to the registry".to_owned()
+        }
         Some(gate) => {
             format!("the database lives on proofs lent by the gate at {gate}; mend the way to the registry")
         }
@@ -256,7 +266,8 @@ pub(crate) async fn registry_allows(
         }
     })?;
     if let Some(world) = world {
-        learn(agent, &world, epoch)?;
+        // Nobody holds the cell at this epoch.
+        learn(agent, &world, epoch, false)?;
     }
     Ok(())
 }
@@ -284,6 +295,7 @@ pub(crate) async fn claims(agent: &Agent, token: &domicile_model::Token) -> Resu
             m.world = Some(world.id);
             m.highest = None;
             m.epoch = Epoch::default();
+            m.standing = None;
         })?;
     }
     Ok(world.is_some_and(|w| w.id == token.world) && claim.map(|c| c.moving) == Some(token.moving))

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use domicile_api::agent::Running;
 use domicile_chaos_kit::etcd::EtcdCluster;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Spec, processes};
@@ -67,6 +68,7 @@ impl Lone {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(std::collections::BTreeSet::new()),
         };
         let txn = Txn::bare()
@@ -221,4 +223,65 @@ async fn an_agent_that_trusts_itself_would_stay_open() {
     assert_eq!(rig.state(false).await.and_then(told), Some(FenceLevel::GateOnly));
     // The standby is open for reading only, and would be a primary under its supervisor.
     assert_eq!(rig.state(true).await.and_then(told), Some(FenceLevel::Supervisor));
+}
+
+/// Writes again and again for two FENCEs.
+async fn goes_on(rig: &rig::Rig, clock: &Clock, what: &str) {
+    let from = clock.now();
+    let mut written = 0;
+    while clock.now().since(from) < CONSTANTS.fence() * 2 {
+        rig.write(false, &format!("{what}-{written}")).await.unwrap();
+        written += 1;
+        pause(Duration::from_millis(50)).await;
+    }
+    assert!(written > 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_availability_comes_first_the_database_goes_on_until_it_hears_otherwise() {
+    let clock = Clock::Machine;
+    let mut rig = rig::Rig::new(None, None).await;
+    rig.up().await;
+    // An ordinary cell: with nobody to ask it stops.
+    rig.store.outage(true);
+    eventually(LIMIT, "it stops", || async { rig.write(false, "ordinary").await.is_err() }).await.unwrap();
+    rig.store.outage(false);
+    rig.running(false, Running::Open).await;
+    // The same database, where its owner chose otherwise.
+    rig.availability_first = true;
+    rig.place(2, Some("us-east-1")).await;
+    let chosen = || async { rig.state(false).await.is_some_and(|s| s.fence_level.is_none()) };
+    eventually(Duration::from_secs(5), "it has heard of the choice", chosen).await.unwrap();
+    rig.store.outage(true);
+    goes_on(&rig, &clock, "first").await;
+    // Its agent dies, and the database with it; the next one knows from its disk that it may go on.
+    rig.kill_agent(false).await;
+    rig.start(false);
+    rig.running(false, Running::Open).await;
+    goes_on(&rig, &clock, "again").await;
+    // It hears that nobody holds the cell, and stops as any other: with the proof in hand, if it has one.
+    rig.store.outage(false);
+    rig.place(3, None).await;
+    eventually(LIMIT, "it obeys the close", || async { rig.write(false, "closed").await.is_err() })
+        .await
+        .unwrap();
+    // Given back, it goes on; its own word ends that, and outlives its agent.
+    rig.place(4, Some("us-east-1")).await;
+    rig.running(false, Running::Open).await;
+    eventually(Duration::from_secs(5), "it has heard of it", || async {
+        rig.state(false).await.is_some_and(|s| s.fence_level.is_none() && s.epoch == Some(Epoch(4)))
+    })
+    .await
+    .unwrap();
+    rig.place(5, None).await;
+    let fenced = rig.fence(5, 10_000, true).await.unwrap();
+    assert_eq!(fenced.handover.epoch, Epoch(5));
+    rig.store.outage(true);
+    rig.kill_agent(false).await;
+    rig.start(false);
+    rig.running(false, Running::Stopped).await;
+    pause(LIMIT).await;
+    assert!(rig.write(false, "fenced").await.is_err() && processes(&rig.a.config.data_dir).is_empty());
+    // Nor does the standby take its place by itself, whatever it has read.
+    assert!(rig.write(true, "standby").await.is_err());
 }

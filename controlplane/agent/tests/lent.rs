@@ -70,6 +70,7 @@ impl Region1 {
             id: cell.clone(),
             primary: region.clone(),
             dr: RegionId::new("us-west-2").unwrap(),
+            availability_first: false,
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: std::collections::BTreeMap::new(),
             application: std::collections::BTreeMap::new(),
@@ -82,6 +83,7 @@ impl Region1 {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of([RouterId::new(GATE).unwrap()].into()),
         };
         let mut txn = Txn::bare().put(Key::World, &world).put(Key::Cell(cell), &record);

@@ -144,6 +144,9 @@ pub struct CellView {
     pub epoch: Epoch,
     /// What routers do with its requests.
     pub phase: Phase,
+    /// Whether availability comes first now: then nobody stops without a proof, and a forced move needs the database's word.
+    #[serde(default)]
+    pub availability_first: bool,
     /// The routers that vouch for the holder.
     pub witnesses: Vec<RouterId>,
     /// Its tenants.

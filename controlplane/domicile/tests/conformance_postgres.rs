@@ -47,6 +47,7 @@ impl Real {
             id: CellId::new("c").unwrap(),
             primary: region(pair.a.region),
             dr: region(pair.b.region),
+            availability_first: false,
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
@@ -67,6 +68,7 @@ impl Real {
             standby: Some(cell.dr.clone()),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(BTreeSet::new()),
         };
         let txn = Txn::bare().put(Key::World, &world).put(Key::Move(cell.id.clone()), &MoveClaim { moving });

@@ -53,6 +53,19 @@ fn registry(cell: &Cell, placement: &Placement) -> Vec<FindingView> {
             format!("who holds cell {id} is not known: look at both databases, then `domicile cell open {id} --region REGION`"),
         ));
     }
+    if placement.availability_first != cell.availability_first && placement.holder.is_some() {
+        let first = |yes| if yes { "availability" } else { "consistency" };
+        found.push(finding(
+            "choice-pending",
+            cell,
+            None,
+            format!(
+                "in cell {id} {} is to come first, and {} does until the right is given anew: by its next move, or `domicile cell close {id}` and `cell open {id}`",
+                first(cell.availability_first),
+                first(placement.availability_first)
+            ),
+        ));
+    }
     for region in [&placement.holder, &placement.standby].into_iter().flatten() {
         if cell.other(region).is_none() {
             found.push(finding(
@@ -88,7 +101,10 @@ fn databases(cell: &Cell, placement: &Placement, seen: &Seen) -> Vec<FindingView
                 format!("{region} holds cell {id}, and its database takes no writes: {why}; look at its agent's log"),
             ));
         }
-        if holds && let Some(level) = server.fence_level.filter(|level| *level < FenceLevel::Supervisor) {
+        if holds
+            && !placement.availability_first
+            && let Some(level) = server.fence_level.filter(|level| *level < FenceLevel::Supervisor)
+        {
             found.push(finding(
                 "weak-fence",
                 cell,
@@ -162,6 +178,7 @@ pub(crate) mod tests {
             id: CellId::new("c").unwrap(),
             primary: region("us-east-1"),
             dr: region("us-west-2"),
+            availability_first: false,
             rpo_ms: 1,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
@@ -182,6 +199,7 @@ pub(crate) mod tests {
             standby: Some(region("us-west-2")),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of([].into()),
         }
     }
@@ -229,6 +247,9 @@ pub(crate) mod tests {
             let found = kinds(&placed(), &seen(level(told, &up), level(FenceLevel::GateOnly, &standby)));
             assert_eq!(found == ["weak-fence"], weak, "{told}: {found:?}");
         }
+        let chosen = Placement { availability_first: true, ..placed() };
+        let weak = seen(level(FenceLevel::GateOnly, &up), standby.clone());
+        assert_eq!(kinds(&chosen, &weak), ["choice-pending"], "nothing but its word stops it anyway");
         let bare = Placement { standby: None, ..placed() };
         assert_eq!(kinds(&bare, &seen(up.clone(), standby)), ["orphaned-standby", "unprotected"]);
         assert_eq!(kinds(&bare, &seen(up.clone(), down.clone())), ["unprotected"]);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use domicile_api::moves::{Check, LossPreview, Verdict};
-use domicile_model::FenceLevel;
+use domicile_model::{FenceLevel, RegionId};
 
 use crate::options::Sabotage;
 use crate::prechecks::{Looked, check};
@@ -58,6 +58,9 @@ pub(crate) fn checked(on: &Looked<'_>) -> Check {
     let Some(holder) = &on.snapshot.placement.holder else {
         return check(NAME, Verdict::NotApplicable, "nobody holds the cell");
     };
+    if on.snapshot.placement.availability_first {
+        return availability_first(on, holder);
+    }
     // The age in seconds: whoever approves is not asked again because it was told a moment later.
     let ago = |age: Duration| format!("told {} s ago", age.as_secs());
     match on.fence_level {
@@ -83,6 +86,25 @@ pub(crate) fn checked(on: &Looked<'_>) -> Check {
             ),
         ),
     }
+}
+
+/// Where availability comes first nobody stops by time, so there is no level: only the database's own word counts. A forced
+/// move that can't get it would close the cell for those who are still served, and promote nobody.
+fn availability_first(on: &Looked<'_>, holder: &RegionId) -> Check {
+    let answers = on.primary.is_some_and(|p| p.reachable);
+    if on.request.force && !answers {
+        let why = format!(
+            "availability comes first in cell {}: the database in {holder} goes on until it acknowledges a stop itself, no time \
+             ends it, and it does not answer; closing the cell would stop those whom it still serves and could promote nobody: \
+             bring its agent back, and ask again",
+            on.snapshot.cell.id
+        );
+        return check(NAME, Verdict::Failed, why);
+    }
+    let why = format!(
+        "availability comes first: the database in {holder} stops by its own word, and by nothing else"
+    );
+    check(NAME, Verdict::NotApplicable, why)
 }
 
 #[cfg(test)]

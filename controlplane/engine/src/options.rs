@@ -104,6 +104,8 @@ pub(crate) struct Sabotage {
     pub(crate) skip_loss_check: bool,
     /// Take the time that was waited for as the end of all writes, whatever stops those who write directly.
     pub(crate) any_fence_level: bool,
+    /// Take the time that was waited for as a stop where availability comes first.
+    pub(crate) ends_by_time: bool,
     /// Act before the intent is written.
     pub(crate) forget_intent: bool,
     /// Commit without comparing the leader.

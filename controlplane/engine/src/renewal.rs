@@ -140,6 +140,7 @@ mod tests {
             id: "c".parse().unwrap(),
             primary: RegionId::new("a").unwrap(),
             dr: RegionId::new("b").unwrap(),
+            availability_first: false,
             rpo_ms: 1,
             ingress: Default::default(),
             application: Default::default(),

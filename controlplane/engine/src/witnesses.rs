@@ -101,6 +101,7 @@ mod tests {
             id: CellId::new("c").unwrap(),
             primary: RegionId::new("us-east-1").unwrap(),
             dr: RegionId::new("us-west-2").unwrap(),
+            availability_first: false,
             rpo_ms: 1,
             ingress: Default::default(),
             application: Default::default(),

@@ -139,6 +139,8 @@ pub struct Decision {
     pub epoch: Epoch,
     /// Who holds it.
     pub verdict: Verdict,
+    /// What came first: whoever could not be asked may still go on by it.
+    pub availability_first: bool,
     /// Those of the newest placement known: a gate that could not be asked may still live on what they granted.
     pub witnesses: WitnessSet,
 }
@@ -172,6 +174,7 @@ impl Decision {
             standby,
             phase,
             moving: None,
+            availability_first: self.availability_first,
             witnesses: self.witnesses.clone(),
         }
     }
@@ -201,7 +204,12 @@ pub fn decide(facts: &Facts<'_>) -> Result<Decision, NoRoom> {
     };
     let witnesses = newest.map(|p| p.witnesses.clone()).filter(WitnessSet::is_sound);
     let witnesses = witnesses.unwrap_or_else(|| WitnessSet::of([].into()));
-    Ok(Decision { cell: cell.clone(), epoch, verdict, witnesses })
+    // Closed, it stays as long as anybody may know it so: who then gives the cell to a region must hear the others first.
+    let availability_first = match &verdict {
+        Verdict::Holds { .. } => newest.is_some_and(|p| p.availability_first),
+        Verdict::Closed { .. } => placements(facts).any(|p| p.availability_first),
+    };
+    Ok(Decision { cell: cell.clone(), epoch, verdict, availability_first, witnesses })
 }
 
 fn placements<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Placement> {
@@ -288,15 +296,19 @@ fn by_database(
             return Err(format!("the database in {region} is on a later timeline than the one in {holder}"));
         }
     }
-    if own.running != Running::Open {
-        // Open, it lives on a proof, and nobody else can have one. Closed, only the word of all the others tells.
+    let without_proof = placements(facts).any(|p| p.availability_first);
+    if own.running != Running::Open || without_proof {
+        // Open, it lives on a proof, and nobody else can have one. Closed, only the word of all the others tells; and so it
+        // is where availability came first, because then a database may be open without any proof.
         if let Some((region, said)) = others().find(|(_, said)| !said.harmless()) {
             return Err(match said {
                 Said::Agent(_) => {
-                    format!("the databases in {holder} and {region} are both primaries, and neither is open")
+                    format!(
+                        "the databases in {holder} and {region} are both primaries, and neither is stopped by an order"
+                    )
                 }
                 Said::Database { why, .. } | Said::Silent { why } => format!(
-                    "the database in {holder} is not open, and the one in {region}, which may have taken over, could not be asked: {why}"
+                    "the one in {region}, which may have taken over, could not be asked ({why}), and the database in {holder} is not open or may be without a proof"
                 ),
             });
         }

@@ -226,6 +226,14 @@ fn rivals(
         let obeys = matches!(said, Said::Agent(seen) if seen.world == Some(world));
         waits |= !obeys && !said.harmless();
     }
+    if waits && case.placement.availability_first {
+        return Err(not(
+            format!(
+                "in cell {cell} availability came first: a database that could not be asked may go on without a proof, however long one waits"
+            ),
+            "start the agents that do not answer: each must say that it follows, is fenced, or obeys this world",
+        ));
+    }
     let set = &case.placement.witnesses;
     if waits && !set.members.is_empty() {
         let refusing = |t: &&crate::asking::Told| t.vouches_in == Some(world) && set.members.contains(&t.id);

@@ -170,6 +170,7 @@ const KINDS: [&str; 14] = [
     "move-without-record",
     "conflict",
     "placed-elsewhere",
+    "choice-pending",
     "holder-not-writable",
     "weak-fence",
     "stray-primary",

@@ -20,6 +20,7 @@ pub fn cell(current: &Current, cell: &Cell, lag: Option<LagView>) -> CellView {
         standby: placement.and_then(|p| p.standby.clone()),
         epoch: placement.map_or(Epoch(0), |p| p.epoch),
         phase: phase(placement),
+        availability_first: placement.is_some_and(|p| p.availability_first),
         witnesses: placement.map(|p| p.witnesses.members.iter().cloned().collect()).unwrap_or_default(),
         tenants: current.tenants_of.get(&cell.id).map(|t| t.iter().cloned().collect()).unwrap_or_default(),
         lag,

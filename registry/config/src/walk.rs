@@ -116,6 +116,14 @@ impl Walk {
         table
     }
 
+    pub(crate) fn boolean(&mut self, value: &Value<'_>, what: &str) -> Option<bool> {
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            self.wrong_type(value, what, "true or false", "true, without quotes");
+        }
+        found
+    }
+
     pub(crate) fn string<'v>(&mut self, value: &'v Value<'_>, what: &str, example: &str) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {

@@ -65,6 +65,27 @@ fn a_silo_may_be_given_by_tenant_or_by_cell_or_by_both_alike() {
 }
 
 #[test]
+fn availability_first_is_said_by_the_cell_or_by_the_tenant_whose_cell_it_is() {
+    let database = "[cells.a.database]\nname = \"d\"\nuser = \"u\"\npassword = \"env:P\"\n\
+        us-east-1 = { address = \"10.0.0.1:5432\", agent = \"10.0.0.1:7070\" }\n\
+        us-west-2 = { address = \"10.0.0.2:5432\", agent = \"10.0.0.2:7070\" }\n";
+    let regions = "primary = \"us-east-1\"\ndr = \"us-west-2\"\n";
+    let first = "availability_first = true\n";
+    for (tenant, cell, chosen) in [
+        (regions.to_owned(), String::new(), false),
+        (format!("{regions}{first}"), String::new(), true),
+        (regions.to_owned(), first.to_owned(), true),
+        (format!("{regions}{first}"), first.to_owned(), true),
+        (String::new(), format!("{regions}{first}"), true),
+        (format!("{regions}availability_first = false\n"), String::new(), false),
+    ] {
+        let text = format!("{REGIONS}\n[tenants.a]\n{tenant}\n[cells.a]\n{cell}{database}");
+        let fleet = parse("f", &text).unwrap_or_else(|report| panic!("{report}\n{text}"));
+        assert_eq!(fleet.cells["a"].availability_first, chosen, "{text}");
+    }
+}
+
+#[test]
 fn one_slip_is_one_mistake() {
     // The region's country is wrong; that its tenants' residency can't be judged follows from that.
     let text = r#"

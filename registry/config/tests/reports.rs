@@ -12,7 +12,7 @@ fn report(file: &str) -> String {
 
 #[test]
 fn each_invalid_file_has_its_whole_report() {
-    for file in ["six.toml", "types.toml", "cells.toml", "syntax.toml", "approvals.toml"] {
+    for file in ["six.toml", "types.toml", "cells.toml", "syntax.toml", "approvals.toml", "first.toml"] {
         insta::assert_snapshot!(file.trim_end_matches(".toml"), report(file));
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn cell(id: &str, rpo_ms: u64) -> (Key, Vec<u8>) {
         id: id.clone(),
         primary: region_id("us-east-1"),
         dr: region_id("us-west-2"),
+        availability_first: false,
         rpo_ms,
         ingress: BTreeMap::from([(region_id("us-west-2"), vec!["10.9.9.9:1".parse().unwrap()])]),
         application: BTreeMap::from([(region_id("us-east-1"), vec!["10.8.8.8:1".parse().unwrap()])]),
@@ -83,6 +84,7 @@ pub(crate) fn placed(cell: &str, epoch: u64, holder: &str) -> Placement {
         standby: None,
         phase: Phase::Serving,
         moving: None,
+        availability_first: false,
         witnesses: WitnessSet::of([].into()),
     }
 }

@@ -35,6 +35,7 @@ fn placement(epoch: u64) -> Placement {
         standby: None,
         phase: Phase::Serving,
         moving: None,
+        availability_first: false,
         witnesses: WitnessSet::of([].into()),
     }
 }

@@ -54,6 +54,7 @@ fn empty() -> RoutingTable {
             id: id.clone(),
             primary: RegionId::new("us-east-1").unwrap(),
             dr: RegionId::new("us-west-2").unwrap(),
+            availability_first: false,
             rpo_ms: 1,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),

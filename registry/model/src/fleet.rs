@@ -58,6 +58,10 @@ pub struct Cell {
     /// Most data, as time in milliseconds, that may be lost: a planned move is refused while the standby is further
     /// behind.
     pub rpo_ms: u64,
+    /// The owner's choice for when the region that serves it can prove nothing: go on (and be moved by force only once its
+    /// database has said itself that it has stopped) instead of stopping. What is in force stands in the placement.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub availability_first: bool,
     /// Instead of the region's addresses, for this cell.
     pub ingress: BTreeMap<RegionId, Vec<SocketAddr>>,
     /// Where the gate of a region finds this cell's application.

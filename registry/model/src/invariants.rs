@@ -68,8 +68,8 @@ pub fn one_writer(log: &[Acknowledged]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// *Epochs only rise*: whether `new` may follow `old` as the placement of a cell. Holder, standby and witnesses
-/// change only with the epoch.
+/// *Epochs only rise*: whether `new` may follow `old` as the placement of a cell. Holder, standby, witnesses and what
+/// comes first change only with the epoch.
 ///
 /// # Errors
 /// What changed without the epoch, or that it fell.
@@ -81,10 +81,10 @@ pub fn epoch_rises(old: &Placement, new: &Placement) -> Result<(), Broken> {
     if new.epoch < old.epoch {
         return broken(format!("cell {}: epoch fell from {} to {}", old.cell, old.epoch, new.epoch));
     }
-    let same_right = old.holder == new.holder && old.standby == new.standby && old.witnesses == new.witnesses;
+    let same_right = old.same_right(new);
     if new.epoch == old.epoch && !same_right {
         return broken(format!(
-            "cell {}: holder, standby or witnesses changed within epoch {}",
+            "cell {}: holder, standby, witnesses or what comes first changed within epoch {}",
             old.cell, old.epoch
         ));
     }
@@ -110,6 +110,26 @@ pub fn witnesses_stay(old: &Placement, new: &Placement, silence: Option<&Silence
         invariant: "witnesses-stay",
         detail: format!(
             "cell {}: its witnesses would change under epoch {}, but what the present ones granted may never end",
+            old.cell, old.epoch
+        ),
+    })
+}
+
+/// *The choice stays*: whether what comes first under `new` may differ from what did under `old`. Only where nobody holds
+/// the cell, and so only where the right is given anew: a gate or an agent that has not heard of it would go on without a
+/// proof under the old epoch, and whoever takes the cell away would wait for its proofs to end.
+///
+/// # Errors
+/// That it would change while somebody holds the cell, or in being taken away.
+pub fn choice_stays(old: &Placement, new: &Placement) -> Result<(), Broken> {
+    let given = old.holder.is_none() && new.holder.is_some();
+    if old.availability_first == new.availability_first || given {
+        return Ok(());
+    }
+    Err(Broken {
+        invariant: "choice-stays",
+        detail: format!(
+            "cell {}: whether availability comes first would change with epoch {}, but only giving the cell to a region anew may",
             old.cell, old.epoch
         ),
     })
@@ -187,6 +207,7 @@ mod tests {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of([].into()),
         };
         let holding = Placement { phase: Phase::Holding { for_ms: 1 }, ..old.clone() };
@@ -209,6 +230,7 @@ mod tests {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses,
         };
         assert!(witnesses_stay(&with(set(&[])), &with(set(&["a", "b", "c"])), None).is_ok());

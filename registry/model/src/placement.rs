@@ -24,8 +24,22 @@ pub struct Placement {
     /// The move that is under way.
     #[serde(rename = "move")]
     pub moving: Option<MoveId>,
+    /// Gates and agent of the holder go on without a proof, until they hear of a newer epoch or are told to stop. Then no
+    /// time that passes says that they have stopped: only the database's own word does. Chosen by the cell's owner, and
+    /// taken over into the placement only where the right is given anew. While nobody holds the cell: of the last holder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub availability_first: bool,
     /// Who can vouch for the holder when the registry can't be reached.
     pub witnesses: WitnessSet,
+}
+
+impl Placement {
+    /// Whether the right to write is the same under both: holder, standby, witnesses, and what comes first.
+    #[must_use]
+    pub fn same_right(&self, other: &Self) -> bool {
+        (&self.holder, &self.standby, &self.witnesses, self.availability_first)
+            == (&other.holder, &other.standby, &other.witnesses, other.availability_first)
+    }
 }
 
 /// What routers do with a cell's requests.

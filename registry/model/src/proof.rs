@@ -128,6 +128,13 @@ pub fn held_by(placement: &Placement, region: &RegionId) -> bool {
     placement.holder.as_ref() == Some(region) && !matches!(placement.phase, Phase::Closed { .. })
 }
 
+/// Whether this region goes on at this epoch without any proof: `known` is the newest placement that it knows, and that
+/// says that availability comes first. Whatever newer it hears of ends it.
+#[must_use]
+pub fn stands(known: &Placement, region: &RegionId, epoch: Epoch) -> bool {
+    known.availability_first && known.epoch == epoch && held_by(known, region)
+}
+
 /// Why one linearizable read of `world` and `placements/<cell>` is no proof for the agent beside a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
@@ -230,16 +237,18 @@ pub fn may_promote(facts: &MoveFacts<'_>, token: &Token, epoch: Epoch) -> Result
 }
 
 /// Whether every proof of epochs below a close has certainly ended without the old primary's word: WAIT has passed
-/// since the close was seen committed, and enough witnesses are quiet.
+/// since the close was seen committed, and enough witnesses are quiet. Never where availability came first: those who
+/// served go on without a proof (see [`stands`]), so no time says that they have stopped.
 #[must_use]
 pub fn lapsed(
+    availability_first: bool,
     close_seen: BootTime,
     now: BootTime,
     constants: &FenceConstants,
     quiet_witnesses: u32,
     needed: u32,
 ) -> bool {
-    now.since(close_seen) >= constants.wait() && quiet_witnesses >= needed
+    !availability_first && now.since(close_seen) >= constants.wait() && quiet_witnesses >= needed
 }
 
 #[cfg(test)]
@@ -291,6 +300,7 @@ mod tests {
             standby: None,
             phase: Phase::Closed { reason: crate::ClosedReason::Moving, for_ms: 0 },
             moving: None,
+            availability_first: false,
             witnesses: crate::WitnessSet::of([].into()),
         }
     }
@@ -347,8 +357,22 @@ mod tests {
     fn waiting_needs_both_the_time_and_the_witnesses() {
         let close = BootTime::from_nanos(0);
         let after = close + C.wait();
-        assert!(lapsed(close, after, &C, 2, 2));
-        assert!(!lapsed(close, after, &C, 1, 2));
-        assert!(!lapsed(close, after - Duration::from_nanos(1), &C, 2, 2));
+        assert!(lapsed(false, close, after, &C, 2, 2));
+        assert!(!lapsed(false, close, after, &C, 1, 2));
+        assert!(!lapsed(false, close, after - Duration::from_nanos(1), &C, 2, 2));
+    }
+
+    #[test]
+    fn where_availability_comes_first_nothing_ends_by_time_and_only_the_known_epoch_stands() {
+        let close = BootTime::from_nanos(0);
+        assert!(!lapsed(true, close, close + C.wait() * 1_000, &C, 3, 2));
+        let (here, there) = (RegionId::new("here").unwrap(), RegionId::new("there").unwrap());
+        let first = Placement { availability_first: true, ..closed(3) };
+        let ours = Placement { holder: Some(here.clone()), phase: Phase::Serving, ..first.clone() };
+        assert!(stands(&ours, &here, Epoch(3)));
+        assert!(!stands(&ours, &here, Epoch(2)) && !stands(&ours, &here, Epoch(4)), "only that epoch");
+        assert!(!stands(&ours, &there, Epoch(3)) && !stands(&first, &here, Epoch(3)), "only its holder");
+        let ordinary = Placement { availability_first: false, ..ours };
+        assert!(!stands(&ordinary, &here, Epoch(3)), "an ordinary cell stops");
     }
 }

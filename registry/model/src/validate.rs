@@ -103,6 +103,13 @@ fn check_cell(fleet: &Fleet, cell: &Cell, found: &mut Vec<Violation>) {
             }
         }
     }
+    if cell.availability_first && cell.database.is_none() {
+        found.push(Violation {
+            path: path(&["cells|tenants", cell.id.as_str(), "availability_first"]),
+            what: format!("cell `{}`: availability comes first, and it has no database that could say that it has stopped", cell.id),
+            hint: format!("add [cells.{}.database], or leave `availability_first` out", cell.id),
+        });
+    }
     if let Some(database) = &cell.database {
         for region in [&cell.primary, &cell.dr] {
             if !database.endpoints.contains_key(region) {
@@ -219,8 +226,16 @@ mod tests {
         let id = CellId::new("c").unwrap();
         let application = [(primary.clone(), vec![address(8080)])].into();
         let (ingress, rpo_ms) = (BTreeMap::new(), 1_000);
-        let cell =
-            Cell { id: id.clone(), primary, dr, rpo_ms, ingress, application, database: Some(database) };
+        let cell = Cell {
+            id: id.clone(),
+            primary,
+            dr,
+            rpo_ms,
+            availability_first: false,
+            ingress,
+            application,
+            database: Some(database),
+        };
         fleet.cells.insert(id.clone(), cell);
         add(&mut fleet, "t", "t.example.com");
         fleet
@@ -276,6 +291,15 @@ mod tests {
         cell(&mut fleet).database = None;
         cell(&mut fleet).dr = RegionId::new("us-west-9").unwrap();
         only(&fleet, &[("cells|tenants.c.dr", "does not exist")]);
+    }
+
+    #[test]
+    fn availability_comes_first_only_where_a_database_can_say_that_it_has_stopped() {
+        let mut fleet = sound();
+        cell(&mut fleet).availability_first = true;
+        only(&fleet, &[]);
+        cell(&mut fleet).database = None;
+        only(&fleet, &[("cells|tenants.c.availability_first", "could say that it has stopped")]);
     }
 
     #[test]

@@ -131,6 +131,7 @@ mod tests {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(names(&["a", "b", "c"])),
         }
     }

@@ -132,6 +132,7 @@ impl Content {
                 standby: Some(right.standby),
                 phase: Phase::Serving,
                 moving: None,
+                availability_first: cell.availability_first,
                 witnesses: WitnessSet::of([].into()),
             };
             put(Key::Placement(cell.id.clone()), encode(&placement));

@@ -14,8 +14,14 @@ use domicile_model::{
 pub trait Record: Serialize + DeserializeOwned {
     /// What people call it.
     const NAME: &'static str;
-    /// The version that this program writes. It reads this one and all before.
+    /// The newest version that this program knows. It reads this one and all before.
     const VERSION: u32 = 1;
+
+    /// The version that this value is written as: the oldest that says all of it, so that older programs read what they
+    /// can, and refuse what they would misunderstand.
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
 }
 
 macro_rules! records {
@@ -23,10 +29,20 @@ macro_rules! records {
 }
 records! {
     World => "world", Region => "region", Jurisdiction => "jurisdiction", Cell => "cell", Tenant => "tenant",
-    HostClaim => "host claim", Placement => "placement", RegionFence => "region fence", MoveClaim => "move claim",
+    HostClaim => "host claim", RegionFence => "region fence", MoveClaim => "move claim",
     EmergencyStop => "emergency stop", Freeze => "freeze", Moved => "last move", WitnessState => "witness", RouterState => "router",
     AgentKey => "agent's key", Approvals => "approval policy", ClosedCell => "closed cell",
     WitnessRenewal => "renewal of witnesses", BarredWitness => "barred witness", RevokedKey => "revoked key",
+}
+
+impl Record for Placement {
+    const NAME: &'static str = "placement";
+    const VERSION: u32 = 2;
+
+    /// Who does not know that availability may come first would take waiting for a stop.
+    fn version(&self) -> u32 {
+        if self.availability_first { 2 } else { 1 }
+    }
 }
 
 /// Why a value can't be read.
@@ -70,7 +86,7 @@ struct Version {
 /// Never for our own types: their keys are strings and they hold no maps with other keys.
 #[must_use]
 pub fn encode<T: Record>(record: &T) -> Vec<u8> {
-    serde_json::to_vec(&Envelope { v: T::VERSION, data: record }).expect("records are plain data")
+    serde_json::to_vec(&Envelope { v: record.version(), data: record }).expect("records are plain data")
 }
 
 /// The record in these bytes.
@@ -102,6 +118,18 @@ mod tests {
         for bad in [&b""[..], b"{}", b"\xff", b"{\"v\":1}", b"[1]"] {
             assert!(matches!(decode::<Placement>(bad), Err(CodecError::Malformed { .. })));
         }
+    }
+
+    #[test]
+    fn a_placement_is_written_as_the_oldest_version_that_says_all_of_it() {
+        let old = br#"{"v":1,"data":{"cell":"c","epoch":4,"holder":"us-east-1","standby":null,"phase":{"is":"serving"},"move":null,"witnesses":{"members":[],"p":1,"r":0}}}"#;
+        let placement = decode::<Placement>(old).unwrap();
+        assert!(!placement.availability_first);
+        assert_eq!(encode(&placement), old);
+        let chosen = Placement { availability_first: true, ..placement };
+        let text = String::from_utf8(encode(&chosen)).unwrap();
+        assert!(text.starts_with(r#"{"v":2,"#) && text.contains(r#""availability_first":true"#), "{text}");
+        assert_eq!(decode::<Placement>(text.as_bytes()).unwrap(), chosen);
     }
 
     #[test]

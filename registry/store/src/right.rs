@@ -1,6 +1,6 @@
 //! The right to write: the only place that builds a transaction which changes who holds a cell.
 
-use domicile_model::invariants::{Broken, epoch_rises, witnesses_stay};
+use domicile_model::invariants::{Broken, choice_stays, epoch_rises, witnesses_stay};
 use domicile_model::{Placement, RegionFence, Revision, Silence};
 
 use crate::codec::encode;
@@ -9,14 +9,14 @@ use crate::txn::{Op, Precondition, Txn};
 
 /// Adds to `base` the change of a placement from what was read to what shall be, with its history.
 ///
-/// Raises the epoch by one if holder, standby or witnesses change, whatever `new.epoch` says, and puts
+/// Raises the epoch by one if holder, standby, witnesses or what comes first change, whatever `new.epoch` says, and puts
 /// `fences/<region>` of the region that loses the right. `seen` is the modification revision of the placement that
 /// was read; the transaction is refused if it has changed since. Returns the transaction and the placement as it
 /// will stand.
 ///
 /// # Errors
 /// When the new placement breaks a named invariant (thresholds of witnesses that do not meet, other witnesses than
-/// those that may have vouched, another cell).
+/// those that may have vouched, another choice of what comes first while somebody holds the cell, another cell).
 pub fn take_right(
     base: Txn,
     old: &Placement,
@@ -37,11 +37,12 @@ pub fn take_right_on(
     new: Placement,
     silence: Option<&Silence>,
 ) -> Result<(Txn, Placement), Broken> {
-    let same_right = old.holder == new.holder && old.standby == new.standby && old.witnesses == new.witnesses;
+    let same_right = old.same_right(&new);
     let epoch = if same_right { old.epoch } else { old.epoch.next() };
     let new = Placement { epoch, ..new };
     epoch_rises(old, &new)?;
     witnesses_stay(old, &new, silence)?;
+    choice_stays(old, &new)?;
     let mut txn = base
         .when(Precondition::ModifiedAt(Key::Placement(old.cell.clone()), seen))
         .put(Key::Placement(new.cell.clone()), &new);
@@ -87,6 +88,7 @@ mod tests {
             standby: Some(RegionId::new("us-west-2").unwrap()),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(BTreeSet::new()),
         }
     }
@@ -132,6 +134,24 @@ mod tests {
         assert!(with(&old).is_err(), "somebody holds it");
         let first = Placement { witnesses: set("w1"), ..serving() };
         assert_eq!(take_right(Txn::bare(), &serving(), Revision(9), first).unwrap().1.epoch, Epoch(5));
+    }
+
+    #[test]
+    fn what_comes_first_changes_only_where_the_right_is_given_anew() {
+        let old = serving();
+        let right = |old: &Placement, new| take_right(Txn::bare(), old, Revision(9), new);
+        let chosen = Placement { availability_first: true, ..old.clone() };
+        let broken = |result: Result<(Txn, Placement), Broken>| result.unwrap_err().invariant;
+        for (from, to) in [(&old, &chosen), (&chosen, &old)] {
+            assert_eq!(broken(right(from, to.clone())), "choice-stays", "not while somebody holds it");
+            let taken = Placement { holder: None, ..to.clone() };
+            assert_eq!(broken(right(from, taken.clone())), "choice-stays", "nor in taking it away");
+            let (_, closed) = right(from, Placement { holder: None, ..from.clone() }).unwrap();
+            assert_eq!(closed.availability_first, from.availability_first, "what was taken away is known");
+            assert_eq!(broken(right(&closed, taken)), "choice-stays", "nor while nobody holds it");
+            let (_, given) = right(&closed, to.clone()).unwrap();
+            assert_eq!((given.epoch, given.availability_first), (Epoch(6), to.availability_first));
+        }
     }
 
     #[test]

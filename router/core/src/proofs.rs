@@ -47,6 +47,14 @@ impl Holdings {
     }
 }
 
+/// Whether a gate goes on for (cell, epoch) without any proof: the newest placement that it knows says that availability
+/// comes first, and names its region at just that epoch. A table in doubt says nothing.
+#[must_use]
+pub fn stands(table: &RoutingTable, cell: &CellId, region: &RegionId, epoch: Epoch) -> bool {
+    let known = table.provable(cell.as_str(), region);
+    known.is_some_and(|placed| domicile_model::proof::stands(&placed.placement, region, epoch))
+}
+
 /// The proofs of one gate.
 #[derive(Debug, Default, Clone)]
 pub struct ProofBook {
@@ -188,6 +196,7 @@ mod tests {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(ids),
         }
     }
@@ -262,6 +271,27 @@ mod tests {
         assert!(!ProofBook::new().on_witnesses(&none, at(0), 0, C), "no witnesses, no witness proof");
         book.tidy(at(10_000));
         assert!(book.witnessed.is_empty());
+    }
+
+    #[test]
+    fn where_availability_comes_first_the_table_alone_lets_a_gate_go_on_until_it_says_something_newer() {
+        use crate::testing::{place, table_with};
+        let (east, west) = (RegionId::new("us-east-1").unwrap(), RegionId::new("us-west-2").unwrap());
+        let cell = CellId::new("mercy").unwrap();
+        let table = |epoch, holder, phase, first| {
+            table_with(&[Placement { availability_first: first, ..place("mercy", epoch, holder, phase) }])
+        };
+        let serving = |epoch, first| table(epoch, Some("us-east-1"), Phase::Serving, first);
+        let goes_on = |table: &RoutingTable, epoch| stands(table, &cell, &east, Epoch(epoch));
+        assert!(goes_on(&serving(3, true), 3));
+        assert!(!goes_on(&serving(3, false), 3), "an ordinary cell needs a proof");
+        assert!(!goes_on(&serving(4, true), 3), "what was let in under an older epoch does not leave");
+        assert!(!goes_on(&serving(3, true), 4) && !stands(&serving(3, true), &cell, &west, Epoch(3)));
+        let closed = Phase::Closed { reason: domicile_model::ClosedReason::Moving, for_ms: 1 };
+        assert!(!goes_on(&table(4, None, closed, true), 4) && !goes_on(&table(4, None, closed, true), 3));
+        // Drained as any other: what is in flight goes on during a hold.
+        assert!(goes_on(&table(3, Some("us-east-1"), Phase::Holding { for_ms: 9 }, true), 3));
+        assert!(!goes_on(&table_with(&[]), 3));
     }
 
     #[test]

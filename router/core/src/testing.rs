@@ -22,6 +22,7 @@ pub(crate) fn place(cell: &str, epoch: u64, holder: Option<&str>, phase: Phase) 
         standby: None,
         phase,
         moving: None,
+        availability_first: false,
         witnesses: WitnessSet::of(BTreeSet::new()),
     }
 }
@@ -58,6 +59,7 @@ pub(crate) fn table_with(placements: &[Placement]) -> RoutingTable {
             id: id.clone(),
             primary: RegionId::new("us-east-1").unwrap(),
             dr: RegionId::new("us-west-2").unwrap(),
+            availability_first: false,
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application,

@@ -334,6 +334,7 @@ mod tests {
             standby: None,
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(BTreeSet::new()),
         }
     }

@@ -103,7 +103,7 @@ impl Shared {
     pub fn admits(&self, cell: &CellId, epoch: Epoch) -> bool {
         match &self.proofs {
             Proofs::NotNeeded => true,
-            Proofs::Book(book) => book.load().admits(cell, epoch, self.now()),
+            Proofs::Book(book) => book.load().admits(cell, epoch, self.now()) || self.stands(cell, epoch),
         }
     }
 
@@ -115,9 +115,15 @@ impl Shared {
             Proofs::Book(_) if self.config.sabotage == crate::config::Sabotage::AnswersUnchecked => true,
             Proofs::Book(book) => {
                 let known = self.table().placement(cell.as_str()).map(|p| p.placement.epoch);
-                book.load().answers(cell, epoch, known, self.now())
+                book.load().answers(cell, epoch, known, self.now()) || self.stands(cell, epoch)
             }
         }
+    }
+
+    /// Whether this gate goes on for (cell, epoch) without a proof, because availability comes first there.
+    #[must_use]
+    pub fn stands(&self, cell: &CellId, epoch: Epoch) -> bool {
+        domicile_router_core::proofs::stands(&self.table(), cell, &self.config.region, epoch)
     }
 
     /// Changes the book of proofs and tells those who wait for one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domicile_api::agent::{AgentState, Fence, Fenced, Settle, Unfence};
 use domicile_model::HandoverToken;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Held};
 use crate::disk::Marker;
 use crate::failure::Failure;
 use crate::os::server_processes;
@@ -29,6 +29,11 @@ impl Agent {
     pub(crate) async fn fence(self: &Arc<Self>, order: &Fence) -> Result<Fenced, Failure> {
         let within = Duration::from_millis(order.within_ms.clamp(50, 60_000));
         self.accept(&order.token).await?;
+        let deadline = self.clock.now() + within;
+        if self.disk.stands() {
+            // Open without a proof it would be killed as soon as the marker stands, and a clean stop hands over more.
+            self.hold(Held { epoch: order.epoch, until: deadline });
+        }
         let known = self.disk.change(|m| {
             m.epoch = m.epoch.max(order.epoch);
             // The same stop acknowledged before stays acknowledged, under the newer token.
@@ -47,7 +52,6 @@ impl Agent {
         {
             return Ok(fenced);
         }
-        let deadline = self.clock.now() + within;
         let guard = tokio::time::timeout(within, self.ops.lock()).await;
         let Ok(_guard) = guard else {
             return Err(Failure::unfinished("the fence is in force, but another job holds the server")

@@ -54,6 +54,8 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) cell: CellId,
     pub(crate) moving: MoveId,
+    /// What [`Rig::place`] says comes first.
+    pub(crate) availability_first: bool,
     leader: LeaderFence,
     attempt: AtomicU64,
     http: reqwest::Client,
@@ -162,6 +164,7 @@ impl Rig {
             standby: Some(b.config.region.clone()),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(std::collections::BTreeSet::new()),
         };
         let txn = Txn::bare()
@@ -179,6 +182,7 @@ impl Rig {
             world,
             cell,
             moving,
+            availability_first: false,
             leader: LeaderFence(Revision(revision)),
             attempt: AtomicU64::new(1),
             http: reqwest::Client::new(),
@@ -344,6 +348,7 @@ impl Rig {
                 Phase::Closed { reason: domicile_model::ClosedReason::Moving, for_ms: 1000 }
             },
             moving: Some(self.moving),
+            availability_first: self.availability_first,
             witnesses: WitnessSet::of(std::collections::BTreeSet::new()),
         };
         let txn = Txn::bare().put(Key::Placement(self.cell.clone()), &placement);

@@ -32,6 +32,7 @@ pub async fn run(id: &CellId, client: &Client, out: &mut Out) -> Result<Exit, Fa
         ("phase", phase(cell.phase)),
         ("epoch", cell.epoch.to_string()),
         ("move", or_dash(cell.moving.as_ref())),
+        ("comes first", if cell.availability_first { "availability" } else { "consistency" }.to_owned()),
         ("witnesses", joined(&cell.witnesses)),
         ("tenants", joined(&cell.tenants)),
     ];

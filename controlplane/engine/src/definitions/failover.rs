@@ -126,12 +126,11 @@ async fn loss_check(run: &mut Run) -> Result<(), Halt> {
             ],
         }
     } else {
-        let mut loss = run.shared.sampler.loss_when_stopped(
-            &run.cell.id,
-            &run.world.constants,
-            run.close_seen,
-            seen.replayed,
-        );
+        // Where availability comes first nothing has ended by time: it took writes until its word came.
+        let (placement, _) = run.placement().await?;
+        let closed = run.close_seen.filter(|_| !placement.availability_first);
+        let mut loss =
+            run.shared.sampler.loss_when_stopped(&run.cell.id, &run.world.constants, closed, seen.replayed);
         // By its agent's word it has stopped, and with it all who wrote to it directly.
         if run.flow.outputs.handover.is_none() {
             fence_level::bound(&mut loss, fence_level(run), run.options().sabotage);

@@ -55,11 +55,13 @@ async fn open(run: &mut Run) -> Result<(), Halt> {
         let standby = standby(run, &old).await?;
         // It is out of service anyway: a wish for other witnesses is waited for.
         let named = renewal::named(run, &old, seen, true).await?;
+        let availability_first = first(run, &old).await?;
         let new = Placement {
             holder: Some(run.to()),
             standby,
             phase: Phase::Serving,
             moving: None,
+            availability_first,
             witnesses: named.witnesses,
             ..old.clone()
         };
@@ -81,6 +83,15 @@ async fn open(run: &mut Run) -> Result<(), Halt> {
     })
     .await
     .map(|_| ())
+}
+
+/// What comes first from now on: the owner's wish, unless those who served under the opposite may still do so. Where
+/// availability came first, only the database's own word says that they have stopped.
+async fn first(run: &Run, old: &Placement) -> Result<bool, Halt> {
+    if old.availability_first && close::closed(run).await?.is_none_or(|c| c.stopped.is_none()) {
+        return Ok(true);
+    }
+    Ok(run.cell.availability_first)
 }
 
 /// The standby goes on being one unless its database is seen to belong to another history than the one that opens.

@@ -164,6 +164,8 @@ pub(crate) async fn switch(run: &mut Run, standby: Option<RegionId>) -> Result<(
             standby,
             phase: Phase::Serving,
             moving: Some(run.flow.id),
+            // The old holder has certainly stopped, by the rule of its own time: from here on the owner's present wish counts.
+            availability_first: run.cell.availability_first,
             witnesses: named.witnesses,
             ..old.clone()
         };

@@ -102,7 +102,8 @@ pub(crate) async fn stopped(run: &mut Run, force: bool) -> Result<Stopped, Halt>
     }
 }
 
-/// Waits until no proof of the closed epoch is left anywhere.
+/// Waits until no proof of the closed epoch is left anywhere. Where availability came first there is no such moment: whoever
+/// has not heard of the close goes on without a proof.
 async fn lapse(run: &mut Run) -> Result<Stopped, Halt> {
     let (placement, revision) = run.placement().await?;
     if placement.holder.is_some() {
@@ -110,6 +111,7 @@ async fn lapse(run: &mut Run) -> Result<Stopped, Halt> {
     }
     let close_seen = run.close_seen.unwrap_or_else(|| run.now());
     let constants = run.world.constants;
+    let first = placement.availability_first && !run.options().sabotage.ends_by_time;
     let needed = placement.witnesses.r;
     // Whoever was declared destroyed by now counts once WAIT has passed from here.
     run.witnesses().await?;
@@ -120,8 +122,14 @@ async fn lapse(run: &mut Run) -> Result<Stopped, Halt> {
         }
         if now.since(close_seen) >= constants.wait() {
             let quiet = run.quiet(&placement.witnesses.members, revision).await?;
-            if lapsed(close_seen, now, &constants, quiet, needed) {
+            if lapsed(first, close_seen, now, &constants, quiet, needed) {
                 return Ok(Stopped::Lapsed);
+            }
+            if first && now.since(close_seen) >= constants.wait() + run.options().quiet {
+                return Err(Halt::Turn(format!(
+                    "in cell {} availability comes first: the database in {} goes on until it hears that it must stop, so no time says that it has, and it does not answer: bring its agent back (a stopped server acknowledges at once), then retry",
+                    run.cell.id, run.flow.from
+                )));
             }
             if now.since(close_seen) >= constants.wait() + run.options().quiet {
                 return Err(Halt::Turn(format!(

@@ -166,7 +166,13 @@ impl super::World2 {
             && !server.reachable
             && server.writable
             && server.fence.is_none()
-            && self.closed_at.is_none_or(|closed| now.since(closed) < fence)
+            && (self.goes_on(at) || self.closed_at.is_none_or(|closed| now.since(closed) < fence))
+    }
+
+    /// Whether gates and agent there have not heard of the newest placement, and go on because availability comes first.
+    fn goes_on(&self, at: &RegionId) -> bool {
+        let last = self.placements.iter().rev().find(|p| p.holder.as_ref() == Some(at));
+        !self.servers[at].reachable && last.is_some_and(|p| p.availability_first)
     }
 
     /// Whether somebody writes past the gates to a server that is cut off, and nothing stops that.
@@ -180,7 +186,7 @@ impl super::World2 {
     fn keep(&mut self, at: &RegionId, now: domicile_model::clock::BootTime, fence: Duration) {
         let holder = self.placements.last().and_then(|p| p.holder.clone());
         let held = self.placements.iter().rev().find_map(|p| p.holder.clone());
-        let ended = self.closed_at.is_some_and(|closed| now.since(closed) >= fence);
+        let ended = self.closed_at.is_some_and(|closed| now.since(closed) >= fence) && !self.goes_on(at);
         let Some(server) = self.servers.get_mut(at) else { return };
         if holder.as_ref() == Some(at) {
             server.private = false;

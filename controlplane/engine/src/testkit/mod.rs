@@ -183,6 +183,7 @@ impl Sim {
             id: CellId::new("mercy-health").unwrap(),
             primary: region(A),
             dr: region(B),
+            availability_first: false,
             rpo_ms: 3_600_000,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
@@ -201,6 +202,7 @@ impl Sim {
             standby: Some(region(B)),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of([router("gate-a"), router("gate-b"), router("edge-e")].into()),
         };
         let world = World2 {
@@ -313,6 +315,18 @@ impl Sim {
             stopped: Some(stopped),
         };
         let txn = Txn::bare().put(key, &new).put(Key::Closed(self.cell.id.clone()), &closed);
+        self.store.commit(txn).await.unwrap();
+        // Until the fleet has followed.
+        pause(Duration::from_millis(100)).await;
+    }
+
+    /// The owner's wish for the cell, and what its placement says, as they stand from now on.
+    pub(crate) async fn prefer(&self, wish: bool, placed: bool) {
+        let key = Key::Placement(self.cell.id.clone());
+        let old: Placement = decode(&self.get(key.clone()).await.unwrap().value).unwrap();
+        let new = Placement { epoch: old.epoch.next(), availability_first: placed, ..old };
+        let cell = Cell { availability_first: wish, ..self.cell.clone() };
+        let txn = Txn::bare().put(key, &new).put(Key::Cell(cell.id.clone()), &cell);
         self.store.commit(txn).await.unwrap();
         // Until the fleet has followed.
         pause(Duration::from_millis(100)).await;

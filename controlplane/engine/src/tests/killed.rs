@@ -181,6 +181,7 @@ const NEVER: Death = Death {
         skip_wait: false,
         skip_loss_check: false,
         any_fence_level: false,
+        ends_by_time: false,
         forget_intent: false,
         unfenced: false,
         trust_old_fence: false,

@@ -1,6 +1,7 @@
 //! What must hold of every definition, proved in simulation; each safety check is also seen failing.
 
 mod approving;
+mod availability;
 mod beside;
 mod closing;
 mod conformance;

@@ -23,6 +23,8 @@ struct Story {
     deaths: Vec<(i64, bool)>,
     lost: bool,
     twice: bool,
+    /// Availability comes first in the cell.
+    first: bool,
 }
 
 fn story() -> impl Strategy<Value = Story> {
@@ -39,14 +41,14 @@ fn story() -> impl Strategy<Value = Story> {
         MoveKind::Close,
         MoveKind::Open,
     ]);
-    (kind, faults, deaths, any::<bool>(), any::<bool>()).prop_map(|(kind, faults, deaths, lost, twice)| {
-        Story {
-            kind,
-            faults: faults.into_iter().flat_map(|(n, f, times)| vec![(n.to_owned(), f); times]).collect(),
-            deaths,
-            lost: lost && matches!(kind, MoveKind::Failover | MoveKind::Close),
-            twice,
-        }
+    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.3));
+    (kind, faults, deaths, flags).prop_map(|(kind, faults, deaths, (lost, twice, first))| Story {
+        kind,
+        faults: faults.into_iter().flat_map(|(n, f, times)| vec![(n.to_owned(), f); times]).collect(),
+        deaths,
+        lost: lost && matches!(kind, MoveKind::Failover | MoveKind::Close),
+        twice,
+        first,
     })
 }
 
@@ -55,7 +57,9 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
     let healthy = sim.engine(Options::default());
     let mut leadership = sim.take_over("first").await;
     warm_up(story.kind).await;
-    if story.lost {
+    sim.prefer(story.first, story.first).await;
+    // Where availability comes first a move that can't reach the primary is not begun: it is lost right after.
+    if story.lost && !story.first {
         sim.lose_a(true);
     }
     // What a lost primary would cost is not known to a leader that never sampled it: nobody could approve that again.
@@ -64,6 +68,9 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
     } else {
         begin_approved(&sim, &healthy, story.kind, &leadership).await
     };
+    if story.lost && story.first {
+        sim.lose_a(true);
+    }
     sim.world().faults.clone_from(&story.faults);
     sim.world().twice = story.twice;
     for (commit, after) in &story.deaths {
@@ -86,7 +93,9 @@ async fn tell(story: &Story) -> (Vec<Ended>, Vec<String>, String) {
     let mut found = Vec::new();
     if story.lost {
         pause(Duration::from_secs(20)).await;
-        sim.world().servers.get_mut(&region(A)).unwrap().writable = false;
+        if !story.first {
+            sim.world().servers.get_mut(&region(A)).unwrap().writable = false;
+        }
         sim.return_a();
     }
     loop {

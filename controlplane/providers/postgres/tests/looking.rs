@@ -35,6 +35,7 @@ fn cell(a: SocketAddr, b: SocketAddr, nobody: SocketAddr, password: String) -> C
         id: CellId::new("c").unwrap(),
         primary: region("us-east-1"),
         dr: region("us-west-2"),
+        availability_first: false,
         rpo_ms: Cell::DEFAULT_RPO_MS,
         ingress: BTreeMap::new(),
         application: BTreeMap::new(),

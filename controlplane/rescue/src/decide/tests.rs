@@ -14,6 +14,7 @@ fn cell(database: bool) -> Cell {
         id: CellId::new("c").unwrap(),
         primary: region("a"),
         dr: region("b"),
+        availability_first: false,
         rpo_ms: 1,
         ingress: BTreeMap::new(),
         application: BTreeMap::new(),
@@ -34,6 +35,7 @@ fn placement(epoch: u64, holder: Option<&str>) -> Placement {
         standby: holder.map(|h| region(if h == "a" { "b" } else { "a" })),
         phase: Phase::Serving,
         moving: None,
+        availability_first: false,
         witnesses: WitnessSet::of([RouterId::new("w").unwrap()].into()),
     }
 }

@@ -17,6 +17,7 @@ fn fleet() -> Fleet {
 
 fn decision(name: &str, epoch: u64) -> Decision {
     Decision {
+        availability_first: false,
         cell: CellId::new(name).unwrap(),
         epoch: Epoch(epoch),
         verdict: Verdict::Holds { region: RegionId::new("a").unwrap(), standby: None },

@@ -457,6 +457,7 @@ fn first_placement(cell: &Cell, current: &Current) -> Result<Unit, String> {
         standby: Some(cell.dr.clone()),
         phase: domicile_model::Phase::Serving,
         moving: None,
+        availability_first: cell.availability_first,
         witnesses: WitnessSet::of(members),
     };
     let txn = right::first_right(Txn::bare(), &placement).map_err(|e| e.to_string())?;
@@ -468,6 +469,11 @@ fn changed_cell(old: Option<&Cell>, new: &Cell) -> String {
     let mut parts = Vec::new();
     if old.rpo_ms != new.rpo_ms {
         parts.push(format!("rpo {} s becomes {} s", old.rpo_ms / 1000, new.rpo_ms / 1000));
+    }
+    if old.availability_first != new.availability_first {
+        // A gate or an agent that has not heard of it would go on as before: only giving the right anew changes it.
+        let first = if new.availability_first { "availability" } else { "consistency" };
+        parts.push(format!("{first} comes first, from the end of its next move, or once it is closed and opened (`domicile cell close|open {}`); until then as before", new.id));
     }
     for (name, differs) in [
         ("ingress", old.ingress != new.ingress),

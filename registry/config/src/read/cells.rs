@@ -10,7 +10,7 @@ use super::{Broken, address, addresses, id, missing, region_id, section};
 use crate::duration::parse_duration_ms;
 use crate::walk::{Name, Value, Walk, get, shown};
 
-const KEYS: [&str; 6] = ["primary", "dr", "rpo", "ingress", "application", "database"];
+const KEYS: [&str; 7] = ["primary", "dr", "rpo", "availability_first", "ingress", "application", "database"];
 const DATABASE_KEYS: [&str; 3] = ["name", "user", "password"];
 const MOST_REGIONS: usize = 64;
 
@@ -22,6 +22,8 @@ pub(super) struct Draft {
     /// Where its header stands.
     pub(super) place: std::ops::Range<usize>,
     rpo_ms: Option<u64>,
+    /// Said here, or by the tenant whose cell it is.
+    pub(super) availability_first: Option<bool>,
     ingress: BTreeMap<RegionId, Vec<SocketAddr>>,
     application: BTreeMap<RegionId, Vec<SocketAddr>>,
     database: Option<Database>,
@@ -41,6 +43,7 @@ impl Draft {
             id,
             primary: pair.primary,
             dr: pair.dr,
+            availability_first: self.availability_first.unwrap_or(false),
             rpo_ms: self.rpo_ms.unwrap_or(Cell::DEFAULT_RPO_MS),
             ingress: self.ingress,
             application: self.application,
@@ -55,6 +58,7 @@ impl Draft {
             names_regions: false,
             place: 0..0,
             rpo_ms: None,
+            availability_first: None,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
             database: None,
@@ -92,6 +96,12 @@ pub(super) fn pair(walk: &mut Walk, name: &Name<'_>, table: &DeTable<'_>, place:
     Some(RegionPair { primary: primary?, dr: dr? })
 }
 
+/// What comes first where the serving region can prove nothing; none where nothing is said.
+pub(super) fn availability_first(walk: &mut Walk, table: &DeTable<'_>, place: &str) -> Option<bool> {
+    let (_, value) = get(table, "availability_first")?;
+    walk.boolean(value, &format!("availability_first of {place}"))
+}
+
 fn draft(walk: &mut Walk, name: &Name<'_>, value: &Value<'_>, id: &CellId) -> Option<Draft> {
     let place = format!("cell `{id}`");
     let table = walk.table(value, &place, "[cells.clinics]")?;
@@ -105,10 +115,12 @@ fn draft(walk: &mut Walk, name: &Name<'_>, value: &Value<'_>, id: &CellId) -> Op
             parse_duration_ms(text).map_err(|why| format!("`{}` is {why}", shown(text)))
         })
     });
+    let availability_first = availability_first(walk, table, &place);
     let ingress = by_region(walk, table, "ingress", &place);
     let application = by_region(walk, table, "application", &place);
     let database = get(table, "database").and_then(|(name, value)| database(walk, name, value, &place));
-    Some(Draft { cell, names_regions, place: name.span(), rpo_ms, ingress, application, database })
+    let place = name.span();
+    Some(Draft { cell, names_regions, place, rpo_ms, availability_first, ingress, application, database })
 }
 
 fn by_region(

@@ -1,16 +1,17 @@
 //! `[tenants.<id>]`, and the cells that they live in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use domicile_model::residency::Category;
 use domicile_model::{CellId, HostPattern, JurisdictionId, Residency, Tenant, TenantId};
 use toml::de::DeTable;
 
-use super::cells::{Draft, RegionPair, pair, word};
+use super::cells::{Draft, RegionPair, availability_first, pair, word};
 use super::{Read, cell_id, id, section};
 use crate::walk::{Name, Value, Walk, get};
 
-const KEYS: [&str; 6] = ["name", "cell", "primary", "dr", "hosts", "residency"];
+const KEYS: [&str; 7] = ["name", "cell", "primary", "dr", "availability_first", "hosts", "residency"];
 const MOST_HOSTS: usize = 1_000;
 const MOST_JURISDICTIONS: usize = 300;
 
@@ -20,15 +21,26 @@ pub(super) fn tenants(
     mut drafts: BTreeMap<CellId, Draft>,
     read: &mut Read,
 ) {
-    let mut found = Found { drafts: &drafts, silos: BTreeMap::new() };
+    let mut found = Found { drafts: &drafts, silos: BTreeMap::new(), chosen: BTreeMap::new() };
     for (name, value) in section(walk, root, "tenants", "[tenants.mercy-health]") {
         let Some(tenant_id) = id(walk, name, TenantId::new) else { continue };
         if let Some(tenant) = found.tenant(walk, name, value, &tenant_id) {
             read.fleet.tenants.insert(tenant_id, tenant);
         }
     }
+    let mut chosen = found.chosen;
     for (cell, silo) in found.silos {
-        let draft = drafts.remove(&cell).unwrap_or_else(Draft::empty);
+        let mut draft = drafts.remove(&cell).unwrap_or_else(Draft::empty);
+        if let Some((wanted, place)) = chosen.remove(&cell) {
+            if draft.availability_first.is_some_and(|own| own != wanted) {
+                walk.mistake(
+                    Some(place),
+                    format!("cell `{cell}` and the tenant of that name say different things about `availability_first`"),
+                    "say it in one of the two places",
+                );
+            }
+            draft.availability_first = Some(wanted);
+        }
         match silo {
             Some(pair) => {
                 if draft.names_regions && draft.cell.as_ref().is_some_and(|own| *own != pair) {
@@ -70,6 +82,8 @@ struct Found<'a> {
     drafts: &'a BTreeMap<CellId, Draft>,
     /// Silo cells; none where the regions could not be read.
     silos: BTreeMap<CellId, Option<RegionPair>>,
+    /// What tenants say comes first in their own cells, and where.
+    chosen: BTreeMap<CellId, (bool, Range<usize>)>,
 }
 
 impl Found<'_> {
@@ -106,6 +120,15 @@ impl Found<'_> {
     ) -> Option<CellId> {
         let place = format!("tenant `{id}`");
         let regions = get(table, "primary").or_else(|| get(table, "dr"));
+        let choice = get(table, "availability_first").map(|(key, _)| key.span());
+        let chosen = availability_first(walk, table, &place);
+        if let Some(key) = choice.clone().filter(|_| regions.is_none()) {
+            walk.mistake(
+                Some(key),
+                format!("{place} says `availability_first` and gives no regions of its own"),
+                "it holds for everybody in a cell: say it in [cells.…]",
+            );
+        }
         if let Some((_, value)) = get(table, "cell") {
             if let Some((key, _)) = regions {
                 walk.mistake(
@@ -118,6 +141,9 @@ impl Found<'_> {
         }
         let own = CellId::new(id.as_str()).ok()?;
         if regions.is_some() {
+            if let Some(said) = chosen.zip(choice) {
+                self.chosen.insert(own.clone(), said);
+            }
             self.silos.insert(own.clone(), pair(walk, name, table, &place));
         } else if !self.drafts.get(&own).is_some_and(|draft| draft.names_regions) {
             walk.mistake(

@@ -94,7 +94,13 @@ async fn may_write(State(shared): State<Arc<Shared>>, Path(id): Path<String>) ->
     };
     let now = shared.now();
     let admitting = |cell: &CellId, epoch| match &shared.proofs {
-        Proofs::Book(book) => book.load().admitting(cell, epoch, now).map(Some),
+        // Without a proof, where availability comes first: as long as one would say, so that workers ask again.
+        Proofs::Book(book) => {
+            let stands = || {
+                shared.stands(cell, epoch).then(|| shared.constants().fence() - shared.constants().drain())
+            };
+            book.load().admitting(cell, epoch, now).or_else(stands).map(Some)
+        }
         Proofs::NotNeeded => Some(None),
     };
     match writer(&shared.table(), &cell, &shared.config.region, admitting) {

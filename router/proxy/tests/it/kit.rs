@@ -268,6 +268,7 @@ impl Fleet {
             id: cell(),
             primary: region("us-east-1"),
             dr: region("us-west-2"),
+            availability_first: false,
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application: BTreeMap::from([
@@ -298,6 +299,7 @@ impl Fleet {
             standby: Some(region("us-west-2")),
             phase: Phase::Serving,
             moving: None,
+            availability_first: false,
             witnesses: WitnessSet::of(witnesses.into()),
         };
         let txn = first_right(txn, &placement).unwrap();

@@ -68,6 +68,46 @@ async fn who_was_declared_destroyed_neither_registers_nor_vouches() {
     }));
 }
 
+/// The counterpart stands above: an ordinary cell stops.
+#[tokio::test]
+async fn where_availability_comes_first_a_gate_goes_on_and_obeys_what_it_hears() {
+    let mut fleet = Fleet::new().await;
+    let gate = fleet.gate("us-east-1").await;
+    until_status(&gate, "/", 200).await;
+    // Chosen by the owner, and given with the right.
+    fleet.close(0).await;
+    let by = |p: &mut domicile_model::Placement| {
+        p.phase = domicile_model::Phase::Serving;
+        p.holder = Some(domicile_model::RegionId::new("us-east-1").unwrap());
+        p.availability_first = true;
+    };
+    fleet.place(by).await;
+    eventually(SOON, "it has heard of it", || async {
+        gate.admin("/cells/mercy/writer").await.1.contains("\"epoch\":3")
+    })
+    .await
+    .unwrap();
+    fleet.etcd.kill(0);
+    let clock = domicile_model::clock::Clock::Machine;
+    let cut = clock.now();
+    while clock.now().since(cut) < QUICK.fence() * 3 {
+        let answer = gate.get(HOST, "/").await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", gate.process.tail());
+        domicile_model::clock::pause(Duration::from_millis(20)).await;
+    }
+    let (_, writer) = gate.admin("/cells/mercy/writer").await;
+    assert!(writer.contains("\"writer\":true"), "{writer}");
+    // Started anew from its own disk, with nobody to ask: under the highest epoch that it knows.
+    drop(gate);
+    let gate = fleet.gate("us-east-1").await;
+    until_status(&gate, "/", 200).await;
+    // A close is obeyed as soon as it is heard of.
+    fleet.etcd.restart(0).unwrap();
+    fleet.etcd.until_healthy().await.unwrap();
+    fleet.close(0).await;
+    until_status(&gate, "/", 503).await;
+}
+
 /// SIGSTOP between admitting and answering, woken after the move: the application has answered, the gate must not.
 async fn sleeps_through_a_move(sabotage: Sabotage) -> reqwest::Result<reqwest::StatusCode> {
     let fleet = Fleet::new().await;
