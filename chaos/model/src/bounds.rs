@@ -26,6 +26,8 @@ pub struct Bounds {
     /// Whether the primary in the first region has a database with agent and supervisor. Without, its gates are all
     /// that stops it.
     pub agent: bool,
+    /// Whether availability comes first in the cell. Needs the agent: only its word stops anybody then.
+    pub first: bool,
     /// How many times another leader takes over in the middle of a move.
     pub takeovers: u8,
     /// How many times a witness starts anew, with or without its file.
@@ -79,6 +81,7 @@ impl Bounds {
         closes: 1,
         turns_back: false,
         agent: false,
+        first: false,
         takeovers: 0,
         witness_restarts: 0,
         slow_reads: false,
@@ -109,6 +112,7 @@ impl fmt::Display for Bounds {
         write!(f, "2 regions x {gates} gates, {witnesses} witnesses, {closes} closes")?;
         for (on, what) in [
             (self.agent, "an agent with its database"),
+            (self.first, "availability first"),
             (self.named_late, "named while it serves"),
             (self.renews, "renewed when silent"),
             (self.returns, "and back by waiting"),
@@ -172,6 +176,12 @@ pub enum Fault {
     TrustsItself,
     /// The agent counts a proof that a gate lends as if it were asked for now.
     LentAnew,
+    /// Waiting counts as a stop where availability comes first.
+    EndsByTime,
+    /// What comes first changes while the cell is held, under a new epoch and with its fence.
+    ChoiceOnHeld,
+    /// What comes first changes where a move turns back, without the old primary's word.
+    ChoiceOnTurningBack,
     /// A gate's table follows a member of the registry that lags behind what it has applied.
     TableFallsBack,
 }

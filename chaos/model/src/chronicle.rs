@@ -8,8 +8,8 @@ use domicile_model::clock::BootTime;
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
     BootId, Cell, CellId, ClosedReason, Country, Epoch, HostPattern, MoveId, Phase, Placement, Region,
-    RegionId, Residency, Revision, Role, RouterId, Silence, Tenant, TenantId, WitnessSet, WitnessState,
-    World, WorldId,
+    RegionFence, RegionId, Residency, Revision, Role, RouterId, Silence, Tenant, TenantId, WitnessSet,
+    WitnessState, World, WorldId,
 };
 use domicile_store::codec::{Record, decode, encode};
 use domicile_store::right::take_right_on;
@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     BackAnew,
     /// Other witnesses are named.
     Replace,
+    /// Another choice of what comes first.
+    Choose,
 }
 
 impl Kind {
@@ -101,7 +103,7 @@ impl Chronicle {
             standby: Some(regions[1].clone()),
             phase: Phase::Serving,
             moving: None,
-            availability_first: false,
+            availability_first: bounds.first,
             witnesses: witnesses(0..at_first),
         };
         let table = first_table(&world, &regions, &placement);
@@ -179,6 +181,9 @@ impl Chronicle {
             if named && moment.kind == Kind::Start {
                 kinds.push(Kind::Replace);
             }
+            if fault == Fault::ChoiceOnHeld && moment.kind == Kind::Start {
+                kinds.push(Kind::Choose);
+            }
         }
         kinds
     }
@@ -200,7 +205,16 @@ impl Chronicle {
                 new.standby = from();
                 new.holder = self.regions.iter().find(|r| Some(*r) != new.standby.as_ref()).cloned();
             }
-            Kind::Back | Kind::BackAnew => new.holder = from(),
+            Kind::Back | Kind::BackAnew => {
+                new.holder = from();
+                // The engine keeps it: nothing else stands in the way.
+                new.availability_first &= fault != Fault::ChoiceOnTurningBack;
+            }
+            Kind::Choose => {
+                new.availability_first = !new.availability_first;
+                // The guard taken away: it lets whoever is given the cell have it under another choice.
+                seen.holder = None;
+            }
             Kind::Replace if bounds.named_late => new.witnesses = witnesses(0..bounds.witnesses),
             Kind::Replace => {
                 new.witnesses = witnesses(bounds.witnesses..2 * bounds.witnesses);
@@ -215,8 +229,13 @@ impl Chronicle {
             let all: Vec<u8> = vec![u8::MAX; bounds.witnesses];
             self.silence(old, &all).expect("all of them are silent")
         });
-        let (txn, _) = take_right_on(Txn::in_world(&self.world), &seen, old.modified, new, silence.as_ref())
-            .expect("the product's own transaction takes the right away");
+        let (mut txn, new) =
+            take_right_on(Txn::in_world(&self.world), &seen, old.modified, new, silence.as_ref())
+                .expect("the product's own transaction takes the right away");
+        if let Some(region) = new.holder.clone().filter(|_| kind == Kind::Choose) {
+            let fence = RegionFence { region: region.clone(), cell: new.cell.clone(), epoch: new.epoch };
+            txn = txn.put(Key::Fence(region), &fence);
+        }
         let members = match kind {
             Kind::Replace if bounds.named_late => members(0..bounds.witnesses),
             Kind::Replace | Kind::SwitchAnew | Kind::BackAnew => {

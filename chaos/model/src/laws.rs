@@ -1,5 +1,7 @@
 //! What must hold in every state, and what must be seen in some, so that nothing holds only because nothing happens.
 
+use crate::bounds::Bounds;
+use crate::chronicle::Kind;
 use crate::search::Named;
 use crate::state::{Marker, NONE, Request, Wrong};
 use crate::step::Fleet;
@@ -24,6 +26,9 @@ pub const LAWS: [Named<Fleet>; 3] = [
 #[must_use]
 pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
     let bounds = fleet.bounds();
+    if bounds.first {
+        return first_sights(bounds);
+    }
     let mut sights: Vec<Named<Fleet>> = vec![
         Named::<Fleet> {
             name: "a forced move is done while the old region hears nothing",
@@ -118,6 +123,58 @@ pub fn sights(fleet: &Fleet) -> Vec<Named<Fleet>> {
         sights.push(Named::<Fleet> {
             name: "there and back again",
             holds: |f, s| f.there_and_back(s.registry),
+        });
+    }
+    sights
+}
+
+/// The same where availability comes first: nobody stops for want of a proof, and nothing is done by waiting.
+fn first_sights(bounds: &Bounds) -> Vec<Named<Fleet>> {
+    let mut sights: Vec<Named<Fleet>> = vec![
+        Named::<Fleet> {
+            name: "a gate that hears nothing goes on while nobody holds the cell, and so does its database",
+            holds: |f, s| {
+                let deaf = |g: usize| {
+                    let gate = &s.gates[0][g];
+                    gate.registry.is_none() && gate.witnessed.is_none() && f.lets_in(s, 0, g).is_some()
+                };
+                f.kind(s.registry) == Kind::Close
+                    && f.gates(0).any(deaf)
+                    && s.primary.open
+                    && s.primary.held.is_none()
+            },
+        },
+        Named::<Fleet> {
+            name: "a move is done by the agent's word while every gate of the old region goes on",
+            holds: |f, s| {
+                f.kind(s.registry) == Kind::Switch
+                    && s.lapsed == 0
+                    && f.gates(0).all(|g| f.lets_in(s, 0, g) == Some(1))
+            },
+        },
+        Named::<Fleet> {
+            name: "what was written before the fence is answered after the move",
+            holds: |f, s| {
+                s.promoted > 0
+                    && f.gates(0).any(|g| s.gates[0][g].request == Request::Admitted(1) && f.answers(s, 0, g))
+            },
+        },
+        Named::<Fleet> {
+            name: "the agent starts anew and opens by its disk alone",
+            holds: |_, s| s.primary.open && s.primary.held.is_none() && s.primary.stands && !s.primary.frozen,
+        },
+        Named::<Fleet> {
+            name: "the new region answers under the new epoch",
+            holds: |f, s| {
+                f.kind(s.registry) == Kind::Switch
+                    && f.gates(1).any(|g| f.lets_in(s, 1, g).is_some_and(|e| e > s.promoted))
+            },
+        },
+    ];
+    if bounds.turns_back {
+        sights.push(Named::<Fleet> {
+            name: "a move turns back while its database never heard of it",
+            holds: |f, s| f.kind(s.registry) == Kind::Back && s.primary.open && s.primary.known == 1,
         });
     }
     sights

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use domicile_model::clock::BootTime;
 use domicile_model::invariants::{Acknowledged, epoch_rises, one_writer};
-use domicile_model::proof::{MoveFacts, Proof, RegistryAnswer, Verdict, lapsed, may_promote, primary_proves};
+use domicile_model::proof::{
+    self, MoveFacts, Proof, RegistryAnswer, Verdict, lapsed, may_promote, primary_proves,
+};
 use domicile_model::witness::struck_out;
 use domicile_model::{
-    BootId, Epoch, LeaderFence, MoveClaim, Placement, Revision, Role, RouterId, Token, WitnessState,
+    BootId, CellId, Epoch, LeaderFence, MoveClaim, Placement, Revision, Role, RouterId, Token, WitnessState,
 };
 use domicile_router_core::admit::{Ask, Outcome, decide};
-use domicile_router_core::proofs::{Holdings, ProofBook};
+use domicile_router_core::proofs::{Holdings, ProofBook, stands};
 use domicile_router_core::witness::WitnessBook;
 
 use crate::bounds::{Bounds, Fault};
@@ -59,7 +61,7 @@ pub(crate) struct Rules {
     renew: Memo<Renewal, Option<Option<Held>>>,
     carry: Memo<(usize, Book, u8, u8, u8), Option<Held>>,
     lets_in: Memo<(usize, u8, Book), Option<u8>>,
-    answers: Memo<(Book, u8, u8), bool>,
+    answers: Memo<(usize, Book, u8, u8), bool>,
     lends: Memo<(usize, u8, Book), Option<Held>>,
     vouches: Memo<(u8, bool, u8, u8), bool>,
     quiet: Memo<(u8, [u8; 2], u8, u8), u8>,
@@ -206,7 +208,9 @@ impl Rules {
                 carry: false,
                 now: NOW,
             };
-            match decide(table, &ask, |cell, epoch| proofs.admits(cell, epoch, NOW)) {
+            let may =
+                |cell: &CellId, epoch| proofs.admits(cell, epoch, NOW) || stands(table, cell, ask.own, epoch);
+            match decide(table, &ask, may) {
                 Outcome::Forward(route) if route.local => u8::try_from(route.epoch.0).ok(),
                 _ => None,
             }
@@ -214,11 +218,13 @@ impl Rules {
     }
 
     /// Whether a piece of an answer under this epoch may leave a gate with this table.
-    pub(crate) fn answers(&self, book: Book, under: u8, table: u8) -> bool {
-        self.answers.get((book, under, table), || {
+    pub(crate) fn answers(&self, region: usize, book: Book, under: u8, table: u8) -> bool {
+        self.answers.get((region, book, under, table), || {
             let cell = &self.chronicle.cell;
             let known = (table != NONE).then(|| self.chronicle.at(table).placement.epoch);
-            self.book(book).answers(cell, epoch(under), known, NOW)
+            let own = &self.chronicle.regions[region];
+            let stands = || table != NONE && stands(&self.chronicle.at(table).table, cell, own, epoch(under));
+            self.book(book).answers(cell, epoch(under), known, NOW) || stands()
         })
     }
 
@@ -294,7 +300,8 @@ impl Rules {
             let quiet = u32::try_from(quiet.count()).unwrap_or(0);
             let needed = moment.placement.witnesses.r;
             let needed = if self.fault == Fault::ThresholdsMiss { needed - 1 } else { needed };
-            lapsed(back(seen, rate), NOW, &self.bounds.constants, quiet, needed)
+            let first = moment.placement.availability_first && self.fault != Fault::EndsByTime;
+            lapsed(first, back(seen, rate), NOW, &self.bounds.constants, quiet, needed)
         })
     }
 
@@ -346,6 +353,12 @@ impl Rules {
         let region = &self.chronicle.regions[0];
         let proof = primary_proves(world, &moment.placement, region, epoch(known), NOW).ok()?;
         Some(Held { epoch: u8::try_from(proof.epoch.0).ok()?, age: 0 })
+    }
+
+    /// Whether the registry, at this moment, lets the first region's database go on without a proof.
+    pub(crate) fn stands(&self, registry: u8) -> bool {
+        let shown = &self.chronicle.at(registry).placement;
+        proof::stands(shown, &self.chronicle.regions[0], shown.epoch)
     }
 
     /// *Epochs only rise*, from one moment to another.

@@ -89,6 +89,8 @@ pub(crate) struct Primary {
     pub(crate) held: Option<Held>,
     /// The highest epoch on the agent's disk.
     pub(crate) known: u8,
+    /// Its disk says that availability comes first at that epoch and that its region holds the cell under it.
+    pub(crate) stands: bool,
     /// The database takes writes.
     pub(crate) open: bool,
     pub(crate) marker: Marker,
@@ -169,7 +171,7 @@ pub struct State {
 
 impl State {
     /// Everything serves, in the first region, at the first epoch; nobody has a proof but the database that is open.
-    pub(crate) const fn start(rates: u8, agent: bool, old: u8) -> Self {
+    pub(crate) const fn start(rates: u8, agent: bool, first: bool, old: u8) -> Self {
         let gate = Gate {
             table: 0,
             registry: None,
@@ -188,6 +190,7 @@ impl State {
             primary: Primary {
                 held: if agent { Some(Held { epoch: 1, age: 0 }) } else { None },
                 known: 1,
+                stands: first,
                 open: agent,
                 marker: Marker::Free,
                 frozen: false,

@@ -164,6 +164,35 @@ fn a_lent_proof_that_counts_anew() {
     assert!(path.iter().any(|a| matches!(a, Action::Borrow(_))));
 }
 
+/// The way to an old database that goes on without a proof beside the new one.
+fn standing_database(bounds: Bounds, fault: Fault) -> Vec<Action> {
+    assert!(broken(bounds, Fault::None).is_none(), "{fault:?}: the rules hold within the same bounds");
+    let (law, path) = broken(bounds, fault).unwrap_or_else(|| panic!("{fault:?} was not found"));
+    assert_eq!(law, "the-old-database-is-stopped", "{fault:?}");
+    assert!(path.contains(&Action::Lapse) && path.contains(&Action::Promote), "{fault:?}: {path:?}");
+    path
+}
+
+const FIRST: Bounds = Bounds { agent: true, first: true, ..Bounds::LEAST };
+
+#[test]
+fn elapsed_time_accepted_where_availability_comes_first() {
+    standing_database(FIRST, Fault::EndsByTime);
+}
+
+#[test]
+fn what_comes_first_changed_while_the_cell_is_held() {
+    let path = standing_database(FIRST, Fault::ChoiceOnHeld);
+    assert!(path.contains(&Action::Choose));
+}
+
+#[test]
+fn what_comes_first_changed_where_a_move_turns_back() {
+    let bounds = Bounds { witnesses: 0, turns_back: true, closes: 2, ..FIRST };
+    let path = standing_database(bounds, Fault::ChoiceOnTurningBack);
+    assert!(path.contains(&Action::Back));
+}
+
 #[test]
 fn a_table_that_falls_back() {
     let (law, _) =

@@ -99,6 +99,14 @@ fn turning_back() {
 }
 
 #[test]
+fn availability_first() {
+    let first = Bounds { agent: true, first: true, ..Bounds::LEAST };
+    holds("availability first", Bounds { gates: 2, takeovers: 1, ..first });
+    // Without witnesses: nothing rests on their time here, and their restarts and questions multiply the states by a hundred.
+    holds("availability first, turning back", Bounds { witnesses: 0, turns_back: true, closes: 2, ..first });
+}
+
+#[test]
 fn slow_answers() {
     let reads = Bounds { slow_reads: true, turns_back: true, ..Bounds::LEAST };
     holds("slow reads", reads);

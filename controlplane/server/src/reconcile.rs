@@ -166,7 +166,7 @@ pub struct DriftMetrics {
 }
 
 /// Every kind of finding, so that those that are over show zero.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "move-without-record",
     "conflict",
     "placed-elsewhere",

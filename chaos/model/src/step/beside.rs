@@ -84,6 +84,9 @@ impl Fleet {
             Action::Prove => {
                 when(p.marker == Marker::Free)?;
                 let proof = self.rules.primary(registry, p.known);
+                if self.rules.chronicle.epoch(registry) >= p.known {
+                    p.stands = self.rules.stands(registry);
+                }
                 p.known = p.known.max(self.rules.chronicle.epoch(registry));
                 if let Some(proof) = proof {
                     hold(p, proof);
@@ -95,16 +98,17 @@ impl Fleet {
                 if self.fault == Fault::LentAnew {
                     lent.age = 0;
                 }
+                p.stands &= lent.epoch == p.known;
                 p.known = lent.epoch;
                 hold(p, lent);
             }
             Action::Open => {
                 let held = p.held.filter(|h| self.rules.alive(*h, rate).1);
-                when(!p.open && p.marker == Marker::Free && held.is_some())?;
+                when(!p.open && p.marker == Marker::Free && (held.is_some() || p.stands))?;
                 p.open = true;
             }
             Action::Kill => {
-                when(p.open && p.held.is_none_or(|h| !self.rules.alive(h, rate).1))?;
+                when(p.open && !p.stands && p.held.is_none_or(|h| !self.rules.alive(h, rate).1))?;
                 p.open = false;
                 p.woken = false;
             }
@@ -115,6 +119,7 @@ impl Fleet {
                 if self.fault == Fault::MarkerForgotten {
                     p.marker = Marker::Free;
                     p.known = 1;
+                    p.stands = self.bounds.first;
                 }
             }
             // Before its proof ends, a machine that stands still can't be told from one that does nothing.

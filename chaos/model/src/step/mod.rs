@@ -54,6 +54,8 @@ pub enum Action {
     TakeOver,
     /// Other witnesses are named.
     Replace,
+    /// Another choice of what comes first.
+    Choose,
     /// A gate's table follows the registry up to this moment.
     Watch(usize, usize, u8),
     /// A gate with nothing on disk lists the registry.
@@ -165,7 +167,9 @@ impl Fleet {
         let g = &s.gates[region][gate];
         match g.request {
             Request::Idle => false,
-            Request::Admitted(e) | Request::Late(e) => self.rules.answers(self.book(s, g), e, g.table),
+            Request::Admitted(e) | Request::Late(e) => {
+                self.rules.answers(region, self.book(s, g), e, g.table)
+            }
         }
     }
 
@@ -236,7 +240,7 @@ impl Fleet {
         p.held = older(p.held);
         p.woken = false;
         // STOP is over with the proof: by now one of the two has killed it.
-        if p.held.is_none() && !p.frozen && self.fault != Fault::TrustsItself {
+        if p.held.is_none() && !p.stands && !p.frozen && self.fault != Fault::TrustsItself {
             p.open = false;
         }
     }
@@ -250,7 +254,7 @@ impl Space for Fleet {
         (0..u8::try_from(self.bounds.rates.len()).unwrap_or(u8::MAX))
             .map(|rates| {
                 let wait = self.rules.wait(self.rules.rate(rates, WITNESS));
-                State::start(rates, self.bounds.agent, wait)
+                State::start(rates, self.bounds.agent, self.bounds.first, wait)
             })
             .collect()
     }
@@ -269,6 +273,7 @@ impl Space for Fleet {
             A::Replace,
             A::SwitchAnew,
             A::BackAnew,
+            A::Choose,
         ]);
         actions.extend((0..=self.bounds.takeovers).map(A::Order));
         let way = &self.rules.chronicle.at(s.registry).way;

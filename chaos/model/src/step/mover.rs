@@ -73,6 +73,8 @@ impl Fleet {
             Action::Fence => {
                 when(fencing && at_agent && n.primary.marker == Marker::Free)?;
                 n.primary.marker = Marker::Commanded;
+                // The close's epoch is on its disk with the marker.
+                n.primary.stands = false;
             }
             Action::FenceDone => {
                 when(!n.primary.frozen && n.primary.marker == Marker::Commanded)?;
@@ -146,6 +148,7 @@ impl Fleet {
                 };
             }
             Action::Replace => self.follow(n, Kind::Replace)?,
+            Action::Choose => self.follow(n, Kind::Choose)?,
             _ => return None,
         }
         Some(())
