@@ -209,6 +209,34 @@ async fn a_stopped_supervisor_does_not_either_and_a_returning_primary_lets_nobod
     assert!(held.1[0].is_some());
 }
 
+/// Where nobody waits for orphans at once, PostgreSQL takes a killed server for a running one, and each lapse cost a
+/// failed start and a rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_files_of_a_killed_server_do_not_keep_the_next_one_from_starting() {
+    let mut lone = Lone::new().await;
+    let mut killed = postgres::as_server_user(Path::new("/bin/true")).spawn().unwrap();
+    let stat = format!("/proc/{}/stat", killed.id());
+    eventually(Duration::from_secs(5), "it is a zombie", || async {
+        std::fs::read_to_string(&stat).is_ok_and(|s| s.contains(") Z "))
+    })
+    .await
+    .unwrap();
+    let (socket, port) = (lone.home.path().join("run"), lone.address.port());
+    std::fs::create_dir(&socket).unwrap();
+    let words = |dir: &Path| format!("{}\n{}\n0\n{port}\n{}\n", killed.id(), dir.display(), socket.display());
+    std::fs::write(lone.data.join("postmaster.pid"), words(&lone.data)).unwrap();
+    std::fs::write(socket.join(format!(".s.PGSQL.{port}.lock")), words(&lone.data)).unwrap();
+    // Somebody else's stays.
+    let other = socket.join(format!(".s.PGSQL.{}.lock", free_address().unwrap().port()));
+    std::fs::write(&other, words(lone.home.path())).unwrap();
+    lone.start();
+    lone.open().await;
+    let said = lone.agent.as_ref().map(Process::tail).unwrap_or_default();
+    assert!(!said.contains("ended by itself"), "{said}");
+    assert!(other.exists());
+    killed.wait().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_trusts_itself_would_stay_open() {
     // The counterpart: without the rule, the cut-off database goes on taking writes.

@@ -1,7 +1,7 @@
 //! The running server: started through the supervisor, watched, stopped.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,6 +91,10 @@ impl Server {
         // No process works in the directory any more. The lock file's number may since belong to somebody else, or to a
         // zombie that nobody waits for (a container without an init): PostgreSQL would take it for a running server.
         let _ = std::fs::remove_file(self.data_dir.join("postmaster.pid"));
+        let socket = config.socket_dir.join(format!(".s.PGSQL.{}.lock", config.address.port()));
+        if locked_for(&socket, &self.data_dir) {
+            let _ = std::fs::remove_file(socket);
+        }
         let access = if kind == Kind::Standby { access::Access::Open } else { access::Access::Private };
         access::write(config, owner, access)?;
         owner.dir(&config.socket_dir)?;
@@ -209,6 +213,15 @@ impl Server {
         lock(&self.child).take();
         server_processes(&self.data_dir).is_empty()
     }
+}
+
+/// Whether a socket's lock file was written by a server of this directory: its second line names it.
+fn locked_for(lock: &Path, data_dir: &Path) -> bool {
+    let named = std::fs::read_to_string(lock).ok().and_then(|text| {
+        let line = text.lines().nth(1)?.trim();
+        std::fs::canonicalize(line).ok()
+    });
+    named.is_some() && named == std::fs::canonicalize(data_dir).ok()
 }
 
 fn settings(config: &AgentConfig, kind: Kind, upstream: Option<&Upstream>) -> Vec<(String, String)> {
