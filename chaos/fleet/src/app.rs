@@ -117,8 +117,19 @@ enum Failure {
     Taken,
     #[error("the upload is larger than {UPLOAD} bytes, or ended early")]
     Upload,
-    #[error("the database can't answer now")]
+    #[error("the database can't answer now: {}", reason(.0))]
     Database(#[from] sqlx::Error),
+}
+
+/// Why, for who reads of a failed request later: PostgreSQL's code, or what kind of failure it was. Never its text, which
+/// may hold values.
+fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => format!("SQLSTATE {}", error.code().unwrap_or_default()),
+        sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
+        sqlx::Error::Io(error) => format!("connection: {:?}", error.kind()),
+        _ => "no answer".to_owned(),
+    }
 }
 
 impl IntoResponse for Failure {

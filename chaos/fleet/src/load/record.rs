@@ -66,9 +66,12 @@ impl Outcome {
     #[must_use]
     pub fn surely_not_written(&self) -> bool {
         match self {
-            // Cut on the way out, or lost upstream: the application may have committed.
+            // Cut on the way out, or lost upstream: the application may have committed. So may it where its database
+            // went away while it waited for the answer.
             Self::Refused { status, body } => {
-                matches!(status, 400..=499) || (*status == 503 && !body.contains("outcome-unknown"))
+                let unknown = ["outcome-unknown", "the database can't answer"];
+                matches!(status, 400..=499)
+                    || (*status == 503 && !unknown.iter().any(|why| body.contains(why)))
             }
             _ => false,
         }
@@ -115,6 +118,7 @@ mod tests {
         assert!(refused(503, "held too long").surely_not_written());
         assert!(!refused(502, "").surely_not_written());
         assert!(!refused(503, "…/problems/outcome-unknown").surely_not_written());
+        assert!(!refused(503, "the database can't answer now: no answer").surely_not_written());
         assert!(!Outcome::Unanswered { why: "timeout".into() }.surely_not_written());
     }
 }
