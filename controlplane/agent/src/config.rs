@@ -95,6 +95,8 @@ pub struct Sabotage {
     pub ignores_rank: bool,
     /// Take what a gate lends as lasting for an hour.
     pub keeps_lent_proofs: bool,
+    /// Keep what was promoted open for the time of the order only, however long the switch takes.
+    pub command_only: bool,
 }
 
 /// The role for replication.

@@ -69,6 +69,9 @@ pub(crate) struct Marker {
 pub(crate) struct Promotion {
     #[serde(rename = "move")]
     pub(crate) moving: MoveId,
+    /// The epoch of the close that it was ordered under.
+    #[serde(default)]
+    pub(crate) epoch: Epoch,
     /// The timeline before it.
     pub(crate) from: u32,
     /// Its result.

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_model::clock::BootTime;
 use domicile_model::clock::pause;
-use domicile_model::proof::{MoveFacts, NoPromotion, NotOurs, may_promote, primary_proves, stands};
+use domicile_model::proof::{
+    MoveFacts, NoPromotion, NotOurs, may_promote, primary_proves, promotion_keeps, stands,
+};
 use domicile_model::{Epoch, FenceConstants, LeaderFence, Placement, World};
 use domicile_store::Key;
 use domicile_store::codec::decode;
@@ -142,9 +145,23 @@ async fn ask_registry(agent: &Agent) -> Result<Said, Failure> {
     learn(agent, &world, placement.epoch, standing)?;
     Ok(match proof {
         Ok(proof) => Said::Yes(Held { epoch: proof.epoch, until: proof.ends() - proof.constants.stop() }),
-        Err(NotOurs::HeldByNobody) => Said::NotYet,
+        Err(NotOurs::HeldByNobody) => {
+            keep_promoted(agent, &world, &placement, asked);
+            Said::NotYet
+        }
         Err(_) => Said::No,
     })
+}
+
+/// What was promoted and is open stays so until the switch, however long that takes. It is not opened by this: what belongs
+/// to a promotion may be missing until its order is repeated.
+fn keep_promoted(agent: &Agent, world: &World, placement: &Placement, asked: BootTime) {
+    let memory = agent.disk.get();
+    let Some(promotion) = memory.promotion.filter(|p| p.done.is_some() && agent.mode().open) else { return };
+    let proof = promotion_keeps(world, placement, memory.world, promotion.moving, promotion.epoch, asked);
+    if let Some(proof) = proof.filter(|_| !agent.config.sabotage.command_only) {
+        agent.hold(Held { epoch: proof.epoch, until: proof.ends() - proof.constants.stop() });
+    }
 }
 
 /// `standing`: whether the registry says at this epoch that this region holds the cell and that availability comes first.

@@ -11,12 +11,13 @@ use std::time::Duration;
 use domicile_api::agent::{Consent, Promoted, Running};
 use domicile_api::problem::Problem;
 use domicile_chaos_kit::wait::eventually;
+use domicile_model::clock::{Clock, pause};
 use domicile_model::token::Lsn;
 use domicile_model::{Epoch, HandoverToken, LeaderFence, MoveId, RegionId, Revision, RevokedKey, SecretRef};
 use domicile_seal::handover::{published, sign};
 use domicile_seal::keys::PrivateKey;
 use domicile_store::{Key, Store, Txn};
-use rig::Rig;
+use rig::{CONSTANTS, Rig};
 
 /// A and B with A stopped cleanly at epoch 2, and its word.
 async fn fenced(takes_any_handover: bool) -> (Rig, HandoverToken) {
@@ -158,4 +159,38 @@ async fn a_stop_that_was_not_clean_hands_nothing_over_and_consent_must_stand_in_
     rig.running(false, Running::Private).await;
     let stopped = rig.fence(2, 50, true).await.unwrap();
     assert_eq!(stopped.handover.seal.is_some(), stopped.clean);
+}
+
+/// Since a slow control plane, or one that is replaced, may take longer to switch than an order lasts; users would be let in
+/// to a database that is shut.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_promoted_stays_open_until_the_switch_and_not_under_another_close() {
+    let (rig, token) = fenced(false).await;
+    caught_up(&rig, &token).await;
+    let clock = Clock::Machine;
+    let until = clock.now() + CONSTANTS.fence() * 2;
+    while clock.now() < until {
+        rig.write(true, &format!("k-{}", clock.now().as_nanos())).await.unwrap();
+        pause(Duration::from_millis(100)).await;
+    }
+    // A close that it was not promoted under tells it nothing.
+    rig.place(3, None).await;
+    rig.running(true, Running::Private).await;
+    rig.write(true, "late").await.unwrap_err();
+    // The switch opens it.
+    rig.place(4, Some("us-west-2")).await;
+    rig.running(true, Running::Open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_goes_by_the_order_alone_shuts_it_before_a_slow_switch() {
+    let mut rig = Rig::new(None, None).await;
+    rig.b.config.sabotage.command_only = true;
+    rig.up().await;
+    rig.place(2, None).await;
+    let token = rig.fence(2, 4_000, false).await.unwrap().handover;
+    caught_up(&rig, &token).await;
+    eventually(CONSTANTS.fence() * 2, "it is shut", || async { rig.write(true, "k").await.is_err() })
+        .await
+        .unwrap();
 }

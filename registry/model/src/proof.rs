@@ -6,8 +6,8 @@
 
 use crate::clock::BootTime;
 use crate::epoch::{Epoch, Revision};
-use crate::ids::{RegionId, WorldId};
-use crate::placement::{MoveClaim, Phase, Placement};
+use crate::ids::{MoveId, RegionId, WorldId};
+use crate::placement::{ClosedReason, MoveClaim, Phase, Placement};
 use crate::token::{LeaderFence, Token};
 use crate::world::{FenceConstants, World};
 
@@ -182,6 +182,27 @@ pub fn primary_proves(
     }
 }
 
+/// What keeps a database open that was promoted by the move `moving`, until that move's switch: a linearizable read, asked
+/// for at `asked`, that shows the cell closed by this very move at the epoch `known` that the promotion was ordered under.
+/// Past the promotion nobody else can be given the cell by that move, and none can begin beside it; whatever takes the cell
+/// away from this region later closes it after this read, and so waits for the end of this proof as of any other. `world`
+/// is the one that the order came from.
+#[must_use]
+pub fn promotion_keeps(
+    world: &World,
+    placement: &Placement,
+    promoted_in: Option<WorldId>,
+    moving: MoveId,
+    known: Epoch,
+    asked: BootTime,
+) -> Option<Proof> {
+    let ours = promoted_in == Some(world.id) && placement.moving == Some(moving) && placement.epoch == known;
+    let closed = placement.holder.is_none()
+        && matches!(placement.phase, Phase::Closed { reason: ClosedReason::Moving, .. });
+    let usable = world.reconciled && world.constants.problem().is_none();
+    (ours && closed && usable).then_some(Proof { epoch: placement.epoch, asked, constants: world.constants })
+}
+
 /// What one linearizable read of `world`, `leader`, `moves/<cell>` and `placements/<cell>` said.
 #[derive(Debug, Clone, Copy)]
 pub struct MoveFacts<'a> {
@@ -319,6 +340,34 @@ mod tests {
         assert_eq!(primary_proves(&world, &theirs, &here, Epoch(3), asked), Err(NotOurs::HeldElsewhere));
         let restored = World { reconciled: false, ..world };
         assert_eq!(primary_proves(&restored, &ours, &here, Epoch(3), asked), Err(NotOurs::NotReconciled));
+    }
+
+    #[test]
+    fn what_was_promoted_stays_open_under_the_close_of_its_own_move_only() {
+        let asked = BootTime::from_nanos(7);
+        let id = WorldId::from_u128(1);
+        let world = World { id, reconciled: true, constants: C };
+        let (moving, other) = (crate::MoveId::from_u128(5), crate::MoveId::from_u128(6));
+        let close = Placement { moving: Some(moving), ..closed(3) };
+        let keeps = |world: &World, placement: &Placement, promoted_in| {
+            promotion_keeps(world, placement, promoted_in, moving, Epoch(3), asked)
+        };
+        assert_eq!(keeps(&world, &close, Some(id)), Some(Proof { epoch: Epoch(3), asked, constants: C }));
+        let there = Placement { holder: Some(RegionId::new("there").unwrap()), ..close.clone() };
+        let by_operator = Phase::Closed { reason: crate::ClosedReason::Operator, for_ms: 0 };
+        for (what, placement) in [
+            ("another move's", Placement { moving: Some(other), ..close.clone() }),
+            ("nobody's", Placement { moving: None, ..close.clone() }),
+            ("a later close", Placement { epoch: Epoch(4), ..close.clone() }),
+            ("an earlier one", Placement { epoch: Epoch(2), ..close.clone() }),
+            ("given to a region", Placement { phase: Phase::Serving, ..there }),
+            ("closed by a person", Placement { phase: by_operator, ..close.clone() }),
+        ] {
+            assert_eq!(keeps(&world, &placement, Some(id)), None, "{what}");
+        }
+        assert_eq!(keeps(&world, &close, Some(WorldId::from_u128(2))), None, "promoted in another world");
+        assert_eq!(keeps(&world, &close, None), None);
+        assert_eq!(keeps(&World { reconciled: false, ..world }, &close, Some(id)), None);
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Agent {
         let promoted = self.evidence(from, order.handover.as_ref()).await?;
         self.disk.change(|m| {
             let done = Some(promoted.clone());
-            m.promotion = Some(Promotion { moving: order.token.moving, from, done, guarded: false });
+            let (moving, epoch) = (order.token.moving, order.epoch);
+            m.promotion = Some(Promotion { moving, epoch, from, done, guarded: false });
             m.upstream = None;
         })?;
         self.serve_after(order, commanded, promoted).await
@@ -116,7 +117,8 @@ impl Agent {
         }
         self.disk.change(|m| {
             m.epoch = m.epoch.max(order.epoch);
-            m.promotion = Some(Promotion { moving: order.token.moving, from, done: None, guarded: false });
+            let (moving, epoch) = (order.token.moving, order.epoch);
+            m.promotion = Some(Promotion { moving, epoch, from, done: None, guarded: false });
         })?;
         // From here on it may be a primary that is open: the supervisor must know when that ends.
         let constants = self.constants();

@@ -124,9 +124,9 @@ async fn fence_again(run: &mut Run) -> Result<(), Halt> {
 
 /// The new primary takes a write and gives it back.
 ///
-/// What was promoted is open for as long as a proof lives, counted from the order, since nobody holds the cell yet. A leader
-/// that takes over later than that finds it shut, and shut it would stay: so the promotion is ordered again, which promotes
-/// nothing twice, and opens it.
+/// What was promoted is open for as long as a proof lives, counted from the order or from a read of its agent that shows this
+/// move's close, since nobody holds the cell yet. One that was ended meanwhile (a silent registry, a restart) is shut, and shut
+/// it would stay: so the promotion is ordered again, which promotes nothing twice, and opens it.
 pub(crate) async fn verify(run: &mut Run) -> Result<(), Halt> {
     let (to, within, epoch) = (run.to(), run.options().step, stop::closed_epoch(run)?);
     let (handover, consent) = warrant(run);
