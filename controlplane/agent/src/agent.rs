@@ -245,6 +245,11 @@ impl Agent {
         }
     }
 
+    /// Whether a problem stands.
+    pub(crate) fn has_problem(&self, about: &'static str) -> bool {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).contains_key(about)
+    }
+
     /// The constants last read.
     pub(crate) fn constants(&self) -> FenceConstants {
         self.disk.get().constants.unwrap_or(FenceConstants::DEFAULT)
@@ -373,6 +378,7 @@ impl Agent {
                 .held()
                 .map(|h| (h.epoch, u64::try_from(h.until.since(now).as_millis()).unwrap_or(u64::MAX))),
             fence_level: (!self.disk.stands()).then(|| self.fence_level()),
+            unlisted: memory.unlisted,
             follow: memory.follow,
             losses: memory.losses,
             export: self.config.losses.as_ref().map(crate::effects::losses::place::told),

@@ -45,6 +45,9 @@ pub(crate) struct Memory {
     pub(crate) losses: Option<Progress>,
     /// Physical slots that this agent made on its primary, by the names that its file has given them.
     pub(crate) slots: Vec<String>,
+    /// The slot for losses was made anew on this primary, and the standby has not replayed all from before that since. The
+    /// slots' positions do not always tell: the standby's own may have been made later still.
+    pub(crate) unlisted: bool,
     /// Forks whose losses were exported.
     pub(crate) exported: Vec<Fork>,
 }

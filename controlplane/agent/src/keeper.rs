@@ -256,6 +256,18 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Remembers, also over a restart, whether something could not be listed.
+    fn unlisted(&self, found: &furniture::Found) -> Result<(), Failure> {
+        let was = self.disk.get().unlisted;
+        let now = (was && !found.covered) || found.losses.is_some();
+        if was && now && found.losses.is_none() && !self.has_problem("loss-slot") {
+            self.problem("loss-slot", Some(furniture::unlisted()));
+        }
+        if was == now { Ok(()) } else { self.disk.change(|m| m.unlisted = now) }
+    }
+}
+
 /// Moves the loss slot behind the standby, for ever, and says when slots were given up.
 pub(crate) async fn follow_losses(agent: Arc<Agent>) {
     let mut connection = None;
@@ -289,7 +301,8 @@ pub(crate) async fn follow_losses(agent: Arc<Agent>) {
         };
         match done.await {
             Ok(found) => {
-                agent.problem("losses", None);
+                let told = agent.unlisted(&found);
+                agent.problem("losses", told.err().map(|f| f.to_string()));
                 // What was given up is told until the standby has all that was written before the slots were made again.
                 for (about, problem) in [("loss-slot", found.losses), ("standby-slot", found.standby)] {
                     if problem.is_some() || found.covered {

@@ -92,6 +92,10 @@ pub struct AgentState {
     /// What stops those who write to it directly when the proof ends. None from an agent that does not say.
     #[serde(default)]
     pub fence_level: Option<FenceLevel>,
+    /// The slot for losses was made anew while it was needed, and the standby has not replayed all from before that since:
+    /// what lies between could not be listed.
+    #[serde(default)]
+    pub unlisted: bool,
     /// The newest `follow`, if any.
     pub follow: Option<Progress>,
     /// The newest export of losses, if any.

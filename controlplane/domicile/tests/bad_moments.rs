@@ -99,6 +99,13 @@ async fn the_standbys_slot_is_given_up() -> anyhow::Result<()> {
     assert!(why.contains("wait until the standby has streamed past it"), "{why}");
     let (verdict, why) = pair.check("problems")?;
     assert!(verdict == "failed" && why.contains("was given up"), "{verdict} {why}");
+    // Also where the standby's slot is made after that one, and so begins behind it.
+    pair.superuser(false, "SELECT pg_switch_wal()").await?;
+    pair.superuser(false, "CHECKPOINT").await?;
+    pair.superuser(false, "SELECT pg_drop_replication_slot('domicile_standby')").await?;
+    pair.superuser(false, "SELECT pg_create_physical_replication_slot('domicile_standby', true)").await?;
+    let (verdict, why) = pair.check("loss-slot")?;
+    assert_eq!(verdict, "failed", "{why}");
 
     // A forced move says before consent that what it loses could not be listed.
     let (_, out, err) =

@@ -173,6 +173,7 @@ impl Agent {
             m.rewinding = false;
             m.fence = None;
             m.promotion = None;
+            m.unlisted = false;
         })?;
         // A copy of a large database first replays what was written while it was made: however long that takes, it is not
         // given up, nor started from its beginning again, while it goes on.

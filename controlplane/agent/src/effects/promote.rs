@@ -61,6 +61,7 @@ impl Agent {
             let (moving, epoch) = (order.token.moving, order.epoch);
             m.promotion = Some(Promotion { moving, epoch, from, done, guarded: false });
             m.upstream = None;
+            m.unlisted = false;
         })?;
         self.serve_after(order, commanded, promoted).await
     }

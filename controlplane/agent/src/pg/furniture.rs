@@ -110,6 +110,13 @@ pub(crate) async fn name_rows(connection: &mut PgConnection) -> Result<(), Failu
     Ok(())
 }
 
+const UNLISTED: &str = "transactions from before that, if the standby lacks them, could not be listed after a forced move; this ends when the standby has replayed them";
+
+/// What is told after a restart.
+pub(crate) fn unlisted() -> String {
+    format!("the slot {LOSS_SLOT} was made again while this server was the primary: {UNLISTED}")
+}
+
 /// How the slots were found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -142,14 +149,13 @@ pub(crate) async fn advance(connection: &mut PgConnection, config: &AgentConfig)
         given_up = slots(connection, physical).await?.split(',').map(str::to_owned).collect();
     }
     let limit = at(5).unwrap_or_else(|| format!("{} MiB", config.slot_keep_mib));
-    let unlisted = "transactions from before that, if the standby lacks them, could not be listed after a forced move; this ends when the standby has replayed them";
     let mut found = Found::default();
     if given_up.iter().any(|slot| slot == LOSS_SLOT) {
         found.losses = Some(format!(
-            "the slot {LOSS_SLOT} was given up, for it would have kept more than max_slot_wal_keep_size ({limit}); it was made again: {unlisted}"
+            "the slot {LOSS_SLOT} was given up, for it would have kept more than max_slot_wal_keep_size ({limit}); it was made again: {UNLISTED}"
         ));
     } else if missing {
-        found.losses = Some(format!("the slot {LOSS_SLOT} was missing and was made again: {unlisted}"));
+        found.losses = Some(format!("the slot {LOSS_SLOT} was missing and was made again: {UNLISTED}"));
     }
     if given_up.contains(physical) {
         found.standby = Some(format!(

@@ -275,6 +275,7 @@ fn take_state(seen: &mut Observation, state: AgentState, place: &str) {
     seen.key = state.key;
     seen.highest = state.highest;
     seen.fence_level = state.fence_level;
+    seen.loss_slot = state.unlisted.then_some(false);
     let job = |p: domicile_api::agent::Progress| Job {
         token: p.token,
         how: p.how,

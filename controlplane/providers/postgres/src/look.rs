@@ -33,7 +33,8 @@ pub(crate) struct Look {
 impl Look {
     /// Adds to what the agent said; where the agent said nothing, stands in for it.
     pub(crate) fn into(self, seen: &mut Observation) {
-        seen.loss_slot = self.loss_slot;
+        // The agent remembers what the slots' positions may hide.
+        seen.loss_slot = seen.loss_slot.filter(|good| !good).or(self.loss_slot);
         seen.beside = self.beside;
         seen.retention = self.retention;
         seen.prepared_transactions = self.prepared;
@@ -47,8 +48,8 @@ impl Look {
 }
 
 /// The slot counts as good only if the standby has all that came before its position: else what lies between would be
-/// lost and not listed. Of a standby that is away its own slot tells what it has; made again it begins before the loss
-/// slot, and so counts as lacking something until the standby has streamed past that.
+/// lost and not listed. Of a standby that is away its own slot tells what it has, unless that was made again after the loss
+/// slot, which the agent remembers.
 const LOOK: &str = "SELECT r,
  CASE WHEN NOT r THEN EXISTS (SELECT FROM pg_replication_slots l WHERE l.slot_name = 'domicile_losses'
   AND l.wal_status IS DISTINCT FROM 'lost' AND NOT EXISTS (SELECT FROM pg_stat_replication s
