@@ -21,18 +21,24 @@ const RECENT: Duration = Duration::from_secs(10);
 
 /// Writing transactions that a standby which has replayed up to here lacks, by the newest sample of the primary.
 ///
-/// Counted from the oldest transaction that still ran at a sample which is wholly replayed: it has its number already
-/// and may have committed later. Of those samples it is one before the newest: what commits asynchronously has ended a
-/// moment before it is flushed. None: no sample reaches back that far.
+/// The lower of two counts, neither of which is ever too low. One goes by what the standby itself sees as running. The other
+/// begins with the oldest transaction that still ran at a sample which is wholly replayed: it has its number already and may
+/// have committed later. Of those samples it is one before the newest: what commits asynchronously has ended a moment before
+/// it is flushed. The first is closer, but for a long transaction, which both hold back for as long as they see it run. None:
+/// the standby does not say, and no sample reaches back that far.
 #[must_use]
-pub fn lacking(history: &[PrimarySample], replayed: Lsn) -> Option<u64> {
+pub fn lacking(history: &[PrimarySample], standby: Replayed) -> Option<u64> {
     let newest = history.last()?;
-    let at = history.iter().rposition(|s| s.flushed <= replayed)?;
-    if newest.flushed <= replayed {
-        return Some(0);
-    }
-    let before = &history[at.saturating_sub(1)];
-    Some(newest.next_xid.saturating_sub(before.oldest_xid))
+    let from = |xid: u64| newest.next_xid.saturating_sub(xid);
+    let by_position = standby.up_to.and_then(|up_to| {
+        let at = history.iter().rposition(|s| s.flushed <= up_to)?;
+        if newest.flushed <= up_to {
+            return Some(0);
+        }
+        Some(from(history[at.saturating_sub(1)].oldest_xid))
+    });
+    let by_number = standby.ended_below.map(from);
+    by_position.into_iter().chain(by_number).min()
 }
 
 /// The busiest write rate of late, in transactions a second. None: the samples do not span long enough.
@@ -56,6 +62,21 @@ pub fn write_rate(history: &[PrimarySample]) -> Option<f64> {
     best
 }
 
+/// What a standby has, by its own word.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Replayed {
+    /// Up to here. None: unknown.
+    pub up_to: Option<Lsn>,
+    /// The end of every transaction with a lower number. None: unknown.
+    pub ended_below: Option<u64>,
+}
+
+impl From<&StandbySample> for Replayed {
+    fn from(sample: &StandbySample) -> Self {
+        Self { up_to: Some(sample.replayed), ended_below: sample.ended_below }
+    }
+}
+
 /// What is known when a loss is computed.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
@@ -63,8 +84,8 @@ pub struct Moment {
     pub now: BootTime,
     /// When the primary will have, or has, certainly stopped.
     pub stopped: BootTime,
-    /// What the standby has replayed; none: unknown.
-    pub replayed: Option<Lsn>,
+    /// What the standby has replayed.
+    pub replayed: Replayed,
 }
 
 /// What a forced move loses at most: what the standby lacks by the newest sample, and what the primary may have
@@ -73,7 +94,7 @@ pub struct Moment {
 pub fn loss(history: &[PrimarySample], moment: Moment) -> LossPreview {
     let newest = history.last();
     let mut because = Vec::new();
-    let sampled = moment.replayed.and_then(|at| lacking(history, at));
+    let sampled = lacking(history, moment.replayed);
     let rate = write_rate(history);
     let until = newest.zip(rate).map(|(s, rate)| {
         let open = moment.stopped.since(s.asked);
@@ -81,7 +102,7 @@ pub fn loss(history: &[PrimarySample], moment: Moment) -> LossPreview {
     });
     match newest {
         None => because.push("the primary was never sampled".to_owned()),
-        Some(_) if moment.replayed.is_none() => {
+        Some(_) if moment.replayed.up_to.is_none() => {
             because.push("the standby does not say how far it has replayed".to_owned());
         }
         Some(_) if sampled.is_none() => {
@@ -101,7 +122,7 @@ pub fn loss(history: &[PrimarySample], moment: Moment) -> LossPreview {
     }
     LossPreview {
         sampled_transactions: sampled,
-        sampled_bytes: newest.zip(moment.replayed).map(|(s, at)| s.flushed.0.saturating_sub(at.0)),
+        sampled_bytes: newest.zip(moment.replayed.up_to).map(|(s, at)| s.flushed.0.saturating_sub(at.0)),
         sample_age_ms: newest.map(|s| millis(moment.now.since(s.asked))),
         until_stopped_transactions: until,
         write_rate_per_s: rate,
@@ -118,7 +139,7 @@ pub fn preview(
     now: BootTime,
 ) -> LossPreview {
     let stopped = now + constants.wait() + MARGIN;
-    loss(history, Moment { now, stopped, replayed: standby.map(|s| s.replayed) })
+    loss(history, Moment { now, stopped, replayed: standby.map(Replayed::from).unwrap_or_default() })
 }
 
 #[expect(
@@ -151,16 +172,27 @@ mod tests {
             .collect()
     }
 
+    fn standby(asked: BootTime, replayed: Lsn, ended_below: Option<u64>) -> StandbySample {
+        StandbySample { asked, replayed, ended_below, data_age_ms: None, streaming: false }
+    }
+
+    fn at(up_to: Lsn) -> Replayed {
+        Replayed { up_to: Some(up_to), ended_below: None }
+    }
+
     #[test]
     fn without_samples_everything_is_unknown() {
         let got = preview(&[], None, &FenceConstants::DEFAULT, BootTime::from_nanos(0));
         assert_eq!((got.total(), got.sampled_transactions), (None, None));
         // A standby further behind than the samples reach: unknown, not the most that is known.
         let h = history(100, 40);
-        let behind =
-            StandbySample { asked: h[0].asked, replayed: Lsn(1), data_age_ms: None, streaming: false };
+        let mut behind = standby(h[0].asked, Lsn(1), None);
         let got = preview(&h, Some(&behind), &FenceConstants::DEFAULT, h[39].asked);
         assert_eq!((got.sampled_transactions, got.total()), (None, None));
+        // Unless it says itself which transactions it has.
+        behind.ended_below = Some(450);
+        let got = preview(&h, Some(&behind), &FenceConstants::DEFAULT, h[39].asked);
+        assert_eq!(got.sampled_transactions, Some(h[39].next_xid - 450));
     }
 
     #[test]
@@ -193,21 +225,27 @@ mod tests {
         let history = sampled((0..30).map(|i| (900 + i, 2_900 + i)).collect(), 20);
         let replayed = &history[8];
         assert_eq!((replayed.next_xid, replayed.oldest_xid), (530, 500));
-        assert_eq!(lacking(&history, replayed.flushed), Some(30));
+        assert_eq!(lacking(&history, at(replayed.flushed)), Some(30));
     }
 
     proptest! {
         /// However long transactions run: what was committed after what the standby has is in the count.
         #[test]
         fn what_a_standby_lacks_is_never_undercounted(
-            transactions in proptest::collection::vec((0u64..10_000, 0u64..3_000), 1..80), at in 0usize..40,
+            transactions in proptest::collection::vec((0u64..10_000, 0u64..3_000), 1..80), sample in 0usize..40,
         ) {
             let transactions: Vec<_> = transactions.into_iter().map(|(start, runs)| (start, start + runs)).collect();
             let history = sampled(transactions.clone(), 40);
-            let (replayed, newest) = (at as u64 * 250, 39 * 250);
+            let (replayed, newest) = (sample as u64 * 250, 39 * 250);
             let real = transactions.iter().filter(|(_, end)| replayed < *end && *end <= newest).count() as u64;
-            let got = lacking(&history, history[at].flushed).unwrap();
-            prop_assert!(got >= real, "{got} < {real}");
+            let by_position = lacking(&history, at(history[sample].flushed)).unwrap();
+            prop_assert!(by_position >= real, "{by_position} < {real}");
+            // The standby's own word, which knows nothing of what the samples hold.
+            let ended_below = Some(history[sample].oldest_xid);
+            let by_number = lacking(&history, Replayed { up_to: None, ended_below }).unwrap();
+            prop_assert!(by_number >= real, "{by_number} < {real}");
+            let both = lacking(&history, Replayed { ended_below, ..at(history[sample].flushed) }).unwrap();
+            prop_assert_eq!(both, by_position.min(by_number));
         }
 
         /// Whatever was committed since what the standby has, up to WAIT after the close, is in the preview; and the
@@ -215,6 +253,7 @@ mod tests {
         #[test]
         fn never_below_the_loss_and_not_far_above(
             rate in (5u64..500).prop_map(|r| r * 4), behind in 0u64..60, age_ms in 0u64..5_000, lives_ms in 0u64..15_200,
+            says in any::<bool>(),
         ) {
             let h = history(rate, 100);
             let newest = h.last().unwrap();
@@ -224,8 +263,7 @@ mod tests {
             let at_end = newest.next_xid + rate * millis(lives) / 1000;
             let replayed = h[99 - usize::try_from(behind).unwrap()].clone();
             let real = at_end - replayed.next_xid;
-            let standby = StandbySample { asked: now, replayed: replayed.flushed, data_age_ms: None, streaming: true };
-            let got = preview(&h, Some(&standby), &FenceConstants::DEFAULT, now).total().unwrap();
+            let got = preview(&h, Some(&standby(now, replayed.flushed, says.then_some(replayed.oldest_xid))), &FenceConstants::DEFAULT, now).total().unwrap();
             prop_assert!(got >= real, "{got} < {real}");
             let most = real as f64 + (10.0 + age_ms as f64 / 1000.0 + 2.0) * rate as f64;
             prop_assert!(got as f64 <= most, "{got} > {most}");

@@ -266,6 +266,8 @@ pub struct StandbySample {
     pub asked: domicile_model::clock::BootTime,
     /// Replayed.
     pub replayed: Lsn,
+    /// Every transaction with a lower number has ended there. None: it does not say.
+    pub ended_below: Option<u64>,
     /// Age of the newest heartbeat row that it has, in milliseconds, by the two servers' wall clocks.
     pub data_age_ms: Option<u64>,
     /// Whether its walreceiver streams.

@@ -14,7 +14,7 @@ use domicile_model::token::Lsn;
 use domicile_model::{Cell, CellId, FenceConstants, FenceLevel, RegionId, SigningKey};
 
 use crate::building::Track;
-use crate::lossmath::{self, Moment, millis};
+use crate::lossmath::{self, Moment, Replayed, millis};
 use crate::provider::{Databases, Observation, PrimarySample, Sample, StandbySample};
 use crate::retention;
 
@@ -323,7 +323,7 @@ impl Sampler {
             Some(LagView {
                 data_age_ms: standby.and_then(|s| s.data_age_ms),
                 bytes: primary.zip(standby).map(|(p, s)| p.flushed.0.saturating_sub(s.replayed.0)),
-                transactions: standby.and_then(|s| lossmath::lacking(&history.primaries(), s.replayed)),
+                transactions: standby.and_then(|s| lossmath::lacking(&history.primaries(), s.into())),
                 primary_sample_age_ms: primary.map(|p| millis(now.since(p.asked))),
                 standby_sample_age_ms: standby.map(|s| millis(now.since(s.asked))),
                 streaming: standby.map(|s| s.streaming),
@@ -368,8 +368,9 @@ impl Sampler {
         let now = self.clock.now();
         let stopped = close_seen.map_or(now, |close| now.min(close + constants.wait()));
         let (primaries, standby) = self.histories(cell);
-        let replayed = replayed.or(standby.map(|s| s.replayed));
-        lossmath::loss(&primaries, Moment { now, stopped, replayed })
+        let mut has = standby.as_ref().map(Replayed::from).unwrap_or_default();
+        has.up_to = replayed.or(has.up_to);
+        lossmath::loss(&primaries, Moment { now, stopped, replayed: has })
     }
 
     fn histories(&self, cell: &CellId) -> (Vec<PrimarySample>, Option<StandbySample>) {

@@ -380,6 +380,7 @@ impl Databases for FakeDatabases {
             standby: (standby.reachable && standby.standby).then(|| StandbySample {
                 asked,
                 replayed: lsn(standby.flushed),
+                ended_below: Some(standby.xid),
                 data_age_ms: Some(100),
                 streaming: standby.streaming,
             }),

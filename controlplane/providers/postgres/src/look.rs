@@ -209,8 +209,10 @@ async fn beat(provider: &PostgresDatabases, connection: &mut PgConnection) -> Re
     .map(drop)
 }
 
+// On a standby the snapshot's list of what runs is always empty, and its lowest number takes its place.
 const STANDBY: &str = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text,
- EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')";
+ EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'),
+ pg_snapshot_xmin(pg_current_snapshot())::text";
 const AGE: &str =
     "SELECT (extract(epoch FROM clock_timestamp() - max(at)) * 1000)::bigint FROM domicile.heartbeat";
 
@@ -240,6 +242,7 @@ pub(crate) async fn standby(
         Some(StandbySample {
             asked,
             replayed: row.try_get::<Option<String>, _>(1).ok()??.parse().ok()?,
+            ended_below: row.try_get::<String, _>(3).ok().and_then(|t| t.parse().ok()),
             data_age_ms: age.map(|ms| u64::try_from(ms).unwrap_or(0)),
             streaming: row.try_get(2).ok()?,
         })

@@ -9,7 +9,8 @@ use domicile_api::protection::SlotUse;
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::postgres::{self, Postgres, Spec};
 use domicile_chaos_kit::wait::eventually;
-use domicile_engine::provider::{Databases, EffectError};
+use domicile_engine::lossmath::lacking;
+use domicile_engine::provider::{Databases, EffectError, PrimarySample, Sample, StandbySample};
 use domicile_model::clock::Clock;
 use domicile_model::{
     Cell, CellId, Database, DatabaseEndpoint, LeaderFence, MoveId, RegionId, Revision, SecretRef, Token,
@@ -46,6 +47,46 @@ fn cell(a: SocketAddr, b: SocketAddr, nobody: SocketAddr, password: String) -> C
             endpoints: [(region("us-east-1"), endpoint(a)), (region("us-west-2"), endpoint(b))].into(),
         }),
     }
+}
+
+/// One sample of each side is enough, however far behind the standby is.
+async fn what_it_lacks_is_counted_by_its_own_word(
+    provider: &PostgresDatabases,
+    cell: &Cell,
+    primary: &Postgres,
+    standby: &Postgres,
+) {
+    let holder = region("us-east-1");
+    let both = || async {
+        let Sample { primary, standby } = provider.sample(cell, &holder).await;
+        primary.zip(standby)
+    };
+    let lacks = |(p, s): &(PrimarySample, StandbySample)| lacking(std::slice::from_ref(p), s.into()).unwrap();
+    let caught_up = || async {
+        eventually(Duration::from_secs(10), "it lacks nothing", || async {
+            both().await.filter(|sample| lacks(sample) == 0)
+        })
+        .await
+        .unwrap()
+    };
+    caught_up().await;
+    standby.superuser("clinic", "SELECT pg_wal_replay_pause()").unwrap();
+    eventually(Duration::from_secs(10), "it replays nothing", || async {
+        let state = standby.superuser("clinic", "SELECT pg_get_wal_replay_pause_state()").unwrap();
+        (state.trim() == "paused").then_some(())
+    })
+    .await
+    .unwrap();
+    let before = both().await.unwrap().1.ended_below.unwrap();
+    for _ in 0..7 {
+        primary.superuser("clinic", "INSERT INTO t VALUES (1)").unwrap();
+    }
+    let after = both().await.unwrap();
+    assert_eq!(after.1.ended_below, Some(before), "it replays nothing");
+    assert!(lacks(&after) >= 7 && lacks(&after) == after.0.next_xid - before, "{after:?}");
+    standby.superuser("clinic", "SELECT pg_wal_replay_resume()").unwrap();
+    let then = caught_up().await;
+    assert!(then.1.ended_below.unwrap() >= after.0.next_xid, "{then:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +150,7 @@ async fn both_sides_are_sampled_and_a_dead_one_does_not_hide_the_other() {
     assert!(after.next_xid > before.next_xid && after.flushed > before.flushed);
     assert!(after.oldest_xid <= number && after.next_xid > number, "{number} runs: {after:?}");
     running.close().await.unwrap();
+    what_it_lacks_is_counted_by_its_own_word(&provider, &cell, &primary, &standby).await;
 
     let token = Token {
         world: WorldId::new(),

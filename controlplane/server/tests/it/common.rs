@@ -178,7 +178,13 @@ impl Databases for Idle {
                 oldest_xid: 10,
                 streaming: true,
             }),
-            standby: Some(StandbySample { asked, replayed: Lsn(100), data_age_ms: Some(5), streaming: true }),
+            standby: Some(StandbySample {
+                asked,
+                replayed: Lsn(100),
+                ended_below: Some(10),
+                data_age_ms: Some(5),
+                streaming: true,
+            }),
         }
     }
 }
