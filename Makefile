@@ -42,8 +42,10 @@ test: lint deny ## Everything that must hold: format, lints, bans, all tests aga
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
 
-soak: build ## A hundred switchovers and thirty forced moves after random faults, under load; target/soak/summary.json.
+soak: build ## A hundred switchovers, thirty forced moves after random faults, every fault at every step of a forced move.
 	target/release/domicile-chaos soak
+	cargo build --workspace --bins --locked
+	cargo nextest run --workspace --locked --run-ignored only -E 'test(of_a_forced_move_ends)'
 
 soak-fleet: build ## Every whole-fleet test five times over.
 	cargo build --workspace --bins --locked

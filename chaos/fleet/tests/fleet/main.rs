@@ -11,6 +11,7 @@ mod cut;
 mod gate;
 mod late;
 mod leader;
+mod outcomes;
 mod scene;
 
 /// The cell of the planned moves.
