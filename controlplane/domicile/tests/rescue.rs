@@ -226,3 +226,59 @@ async fn a_registry_that_is_lost_comes_back_by_itself() -> anyhow::Result<()> {
     writes(&pair, false, "A takes writes again").await?;
     pair.healthy().await
 }
+
+/// The registry and the region of the primary are lost at once: a person says who held the cell without having seen it, and
+/// the cell then moves by force under the usual rules. The log says that nobody had looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_with_the_primarys_region_the_cell_is_decided_unseen_and_moves_by_force() -> anyhow::Result<()> {
+    let mut pair = Pair::new(64).await?;
+    pair.up().await?;
+    let backup = pair.path("backup.jsonl");
+    let url = pair.etcd.url();
+    ensure!(pair.domicile(&["registry", "backup", &backup, "--registry", &url])?.0 == 0);
+    pair.sql(false, "INSERT INTO t (v) VALUES ('before')").await?;
+    let there = || async {
+        pair.sql(true, "SELECT count(*) FROM t WHERE v = 'before'").await.is_ok_and(|n| n == "1")
+    };
+    eventually(SLOW, "B has followed", there).await?;
+    pair.pause_plane(true);
+    pair.kill_agent(false).await?;
+    pair.lose_registry().await?;
+    let (code, out, err) = pair.registry(&["restore", &backup])?;
+    assert_eq!(code, 1, "a cell whose holder is silent is closed: {out}{err}");
+
+    // B follows, and nothing is promoted by a rescue; A is silent, which a person has to say.
+    let (code, _, err) = pair.registry(&["decide", "c", "us-west-2", "--unseen"])?;
+    assert!(code == 1 && err.contains("this promotes nothing"), "{err}");
+    let (code, _, err) = pair.registry(&["decide", "c", "us-east-1"])?;
+    assert!(code == 1 && err.contains("--unseen"), "{err}");
+    let (code, _, err) = pair.registry(&["decide", "c", "us-east-1", "--unseen"])?;
+    assert_eq!(code, 0, "{err}");
+    assert!(pair.sql(true, INSERT).await.is_err(), "B follows still");
+
+    pair.pause_plane(false);
+    gate(&store(&pair).await?).await?;
+    let leads = || async { pair.domicile(&["status"]).is_ok_and(|(code, _, _)| code == 0) };
+    eventually(SLOW, "the control plane leads the new world", leads).await?;
+    let force = ["failover", "start", "c", "--to", "us-west-2", "--force", "--accept-loss", "100000"];
+    let rest = ["--accept-unknown", "--yes", "--wait=serving", "--reason", "both are lost"];
+    let (code, out, err) = pair.domicile(&[&force[..], &rest[..]].concat())?;
+    ensure!(code == 0, "{out}{err}");
+    writes(&pair, true, "B takes writes").await?;
+    assert_eq!(pair.sql(true, "SELECT count(*) FROM t WHERE v = 'before'").await?, "1");
+
+    let (code, out, err) = pair.domicile(&["audit", "--all"])?;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("--unseen: the agent in us-east-1 could not be asked"), "{out}");
+    assert!(out.contains("start-move"), "{out}");
+
+    // A comes back, and obeys.
+    pair.start_agent(false)?;
+    let follows = || async {
+        let status: Value = serde_json::from_str(&pair.domicile(&["--json", "status"]).ok()?.1).ok()?;
+        (status["cells"][0]["standby"] == "us-east-1").then_some(())
+    };
+    eventually(SLOW, "A follows B", follows).await?;
+    assert!(pair.sql(false, INSERT).await.is_err(), "A takes none");
+    Ok(())
+}

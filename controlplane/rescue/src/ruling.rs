@@ -266,12 +266,12 @@ async fn place(
     let standby = case.cell.other(region).filter(|r| case.cell.database.is_none() || follows(r)).cloned();
     let old = &case.placement;
     let new = Placement { holder: Some(region.clone()), standby, phase: Phase::Serving, ..old.clone() };
-    let audit = AuditEntry::now(
-        &ask.by,
-        "domicile",
-        "registry-decide",
-        vec![format!("cell {id}: {region} shall hold it"), format!("reason: {}", ask.reason)],
-    );
+    let mut told = vec![format!("cell {id}: {region} shall hold it"), format!("reason: {}", ask.reason)];
+    // Whoever reads the log must see that nobody has looked at the database that holds the cell since.
+    if let Some(Said::Database { why, .. } | Said::Silent { why }) = said.get(region) {
+        told.push(format!("--unseen: the agent in {region} could not be asked: {why}"));
+    }
+    let audit = AuditEntry::now(&ask.by, "domicile", "registry-decide", told);
     let mut base =
         Txn::in_world(&case.world).when(Precondition::Absent(Key::Move(id.clone()))).op(audit.write());
     if fenced {
