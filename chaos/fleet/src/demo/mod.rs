@@ -25,7 +25,8 @@ use summary::Summary;
 /// How long the fleet may take to serve every tenant after `apply`.
 const SERVING: Duration = Duration::from_secs(60);
 
-/// Starts a fleet, applies its `regions.toml`, and waits until every tenant is served.
+/// Starts a fleet, applies its `regions.toml`, and waits until every tenant is served and every cell may move: whoever types
+/// the first command of the tour right after it is not turned away by a check that has no sample yet.
 ///
 /// # Errors
 /// When any of it fails.
@@ -39,6 +40,11 @@ pub async fn up(dir: &Path, fence: Option<Duration>) -> anyhow::Result<FleetFile
     if let Err(late) = ready {
         let unserved = routers::unserved(&fleet).await;
         bail!("{late}: {} (logs: {})", unserved.join("; "), fleet.logs.display());
+    }
+    for cell in operator.status().await?.cells {
+        if let Some(to) = &cell.standby {
+            operator.until_movable(cell.id.as_str(), to.as_str()).await?;
+        }
     }
     eprintln!("the fleet is up: {}", FleetFile::path(dir).display());
     Ok(fleet)
