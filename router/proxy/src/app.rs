@@ -1,18 +1,17 @@
 //! From a checked configuration to a running router: build, then run.
 //!
-//! Pingora brings its own runtimes for traffic; everything else (registry, proofs, doors) runs on one of ours, which
-//! is there before the first request and after the last.
+//! Traffic runs on a runtime of its own; everything else (registry, proofs, doors) on another one, which is there before the
+//! first request and after the last.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use domicile_mirror::Mirror;
-use domicile_model::clock::{Clock, pause};
+use domicile_model::clock::Clock;
 use domicile_model::{BootId, Role};
 use domicile_router_core::inflight::Inflight;
 use domicile_router_core::pass::PassKey;
@@ -21,26 +20,18 @@ use domicile_router_core::witness::WitnessBook;
 use domicile_store::Store;
 use domicile_store_etcd::EtcdStore;
 use domicile_store_file::FileStore;
-use pingora_core::apps::HttpServerOptions;
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use pingora_proxy::ProxyServiceBuilder;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::config::{Config, Registry};
 use crate::doors;
+use crate::front::Front;
 use crate::hold::HoldRoom;
 use crate::loops;
 use crate::metrics::Metrics;
-use crate::serve::Router;
 use crate::state::{Proofs, Shared};
-
-/// How long requests in flight may take to end, once the router was told to stop.
-const LAST_REQUESTS: Duration = Duration::from_secs(20);
-/// How long the listener may take to answer its own probe after the start.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
+use crate::stop;
 
 /// Why a router could not be put together. The program ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +79,7 @@ pub enum BuildError {
 pub struct App {
     shared: Arc<Shared>,
     runtime: Runtime,
+    listen: TcpListener,
     admin: TcpListener,
     peer: Option<TcpListener>,
     log: Option<JoinHandle<()>>,
@@ -111,8 +103,7 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BuildE
 /// # Errors
 /// What can't be had, and where.
 pub fn build(config: Config) -> Result<App, BuildError> {
-    // Pingora would go on trying for half a minute and then serve nothing; so it is tried here first.
-    drop(bind("listen", config.listen)?);
+    let listen = bind("listen", config.listen)?;
     let admin = bind("admin", config.admin)?;
     let peer = config.peer.map(|p| bind("peer", p)).transpose()?;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
@@ -205,7 +196,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         draining: AtomicBool::new(false),
         config,
     });
-    Ok(App { shared, runtime, admin, peer, log: log_thread })
+    Ok(App { shared, runtime, listen, admin, peer, log: log_thread })
 }
 
 /// Runs until told to stop (SIGTERM: drains; SIGINT: at once). Returns when everything is closed.
@@ -213,32 +204,22 @@ pub fn build(config: Config) -> Result<App, BuildError> {
 /// # Errors
 /// When a door can't be opened after all.
 pub fn run(app: App) -> Result<(), BuildError> {
-    let App { shared, runtime, admin, peer, log } = app;
+    let App { shared, runtime, listen, admin, peer, log } = app;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
+    // Traffic has threads of its own: however much of it there is, proofs and acknowledgements are in time.
+    let traffic = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(shared.config.threads)
+        .thread_name("traffic")
+        .enable_all()
+        .build()
+        .map_err(|e| machine(&e))?;
     open_doors(&shared, &runtime, admin, peer).map_err(|e| machine(&e))?;
     let acks = start_loops(&shared, &runtime).map_err(|e| machine(&e))?;
-    runtime.spawn(must_answer(shared.clone()));
-
-    let conf = ServerConf {
-        threads: shared.config.threads,
-        // Our own counts (addresses, follows) end tries earlier; at zero nothing would ever be sent.
-        max_retries: 16,
-        upstream_keepalive_pool_size: 512,
-        // The watch below has already waited for the last requests.
-        grace_period_seconds: Some(1),
-        graceful_shutdown_timeout_seconds: Some(2),
-        ..ServerConf::default()
-    };
-    let mut server = Server::new_with_opt_and_conf(None, conf);
-    server.bootstrap();
-    let mut options = HttpServerOptions::default();
-    options.keepalive_request_limit = Some(100_000);
-    let mut service = ProxyServiceBuilder::new(&server.configuration, Router::new(shared.clone()))
-        .name("domicile-router")
-        .server_options(options)
-        .build();
-    service.add_tcp(&shared.config.listen.to_string());
-    server.add_service(service);
+    let front = Front::new(shared.clone());
+    {
+        let _here = traffic.enter();
+        front.open(tokio::net::TcpListener::from_std(listen).map_err(|e| machine(&e))?);
+    }
     tracing::info!(
         role = ?shared.config.role,
         id = %shared.config.id,
@@ -247,7 +228,9 @@ pub fn run(app: App) -> Result<(), BuildError> {
         admin = %shared.config.admin,
         "the router starts"
     );
-    server.run(RunArgs { shutdown_signal: Box::new(Signals { shared: shared.clone() }) });
+    runtime.block_on(stop::serve_until_told(&shared, &front, &traffic));
+    drop(front);
+    traffic.shutdown_timeout(Duration::from_secs(1));
 
     if let Some(acks) = acks {
         acks.abort();
@@ -306,57 +289,4 @@ fn start_loops(
         return Ok(Some(acks));
     }
     Ok(None)
-}
-
-/// Ends the process when the listener does not come up: it would stay up with a dead port.
-async fn must_answer(shared: Arc<Shared>) {
-    let address = shared.config.listen;
-    let up = async {
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            pause(Duration::from_millis(50)).await;
-        }
-    };
-    if !address.ip().is_unspecified() && tokio::time::timeout(FIRST_ANSWER, up).await.is_err() {
-        tracing::error!(%address, "the listener did not come up: somebody else took the address");
-        std::process::exit(1);
-    }
-}
-
-/// Not ready first, then the last requests, then the end.
-struct Signals {
-    shared: Arc<Shared>,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            tracing::error!("signals can't be heard; stopping");
-            return ShutdownSignal::FastShutdown;
-        };
-        tokio::select! {
-            _ = int.recv() => return ShutdownSignal::FastShutdown,
-            _ = term.recv() => {}
-        }
-        let shared = &self.shared;
-        tracing::info!("told to stop: not ready from now on");
-        shared.draining.store(true, Ordering::SeqCst);
-        let last = async {
-            pause(shared.config.drain).await;
-            while !shared.inflight.busy().is_empty() || !shared.hold.is_empty() {
-                pause(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            drained = tokio::time::timeout(shared.config.drain + LAST_REQUESTS, last) => {
-                if drained.is_err() {
-                    tracing::warn!("requests were still in flight at the end");
-                }
-            }
-            _ = int.recv() => return ShutdownSignal::FastShutdown,
-        }
-        ShutdownSignal::GracefulTerminate
-    }
 }

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub table_age_ms: IntGauge,
     /// The applied revision.
     pub table_revision: IntGauge,
+    /// Connections of clients.
+    pub connections: IntGauge,
     /// Milliseconds since the registry proof in hand was asked for; -1 without one.
     pub proof_age_ms: IntGauge,
     /// Proofs taken from witnesses.
@@ -96,6 +98,7 @@ impl Metrics {
                 "Since the registry's last sign of life; -1: no table",
             )?,
             table_revision: gauge("domicile_router_table_revision", "The applied revision")?,
+            connections: gauge("domicile_router_connections", "Connections of clients")?,
             proof_age_ms: gauge(
                 "domicile_router_proof_age_ms",
                 "Since the registry proof was asked for; -1: none",

@@ -78,6 +78,9 @@ pub struct Given {
     /// Milliseconds that the registry may take for one call; further away than that it counts as gone [default: 5000]
     #[arg(long)]
     pub registry_call_ms: Option<u64>,
+    /// How many connections may be open at once; more wait in the system's queue [default: 16384]
+    #[arg(long)]
+    pub max_connections: Option<usize>,
     /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
     #[arg(long)]
     pub drain_ms: Option<u64>,
@@ -129,6 +132,8 @@ pub struct Config {
     /// it: one whose answers come seconds late still hears, proves and acknowledges in time for a hold. A question is
     /// asked of the next member long before that; a commit can't be.
     pub registry_call: Duration,
+    /// Connections of clients at once.
+    pub max_connections: usize,
     /// Between not ready and closed.
     pub drain: Duration,
     /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
@@ -198,6 +203,7 @@ impl Given {
             hold_ramp: self.hold_ramp.or(other.hold_ramp),
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
             registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
+            max_connections: self.max_connections.or(other.max_connections),
             drain_ms: self.drain_ms.or(other.drain_ms),
         }
     }
@@ -326,6 +332,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let ramp = bounded("hold-ramp", wide(given.hold_ramp), 64, 1, 100_000);
     let upstream = bounded("upstream-timeout-ms", given.upstream_timeout_ms, 60_000, 10, 3_600_000);
     let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
+    let connections = bounded("max-connections", wide(given.max_connections), 16_384, 1, 1_000_000);
     let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
     let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
 
@@ -348,6 +355,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
                 upstream_timeout: Duration::from_millis(upstream),
                 registry_call: Duration::from_millis(registry_call),
+                max_connections: narrow(connections),
                 drain: Duration::from_millis(drain),
                 sabotage: Sabotage::None,
             })

@@ -261,7 +261,8 @@ async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<O
         let asked = shared.now();
         let answer = client.get(&url).header(PROBE_HEADER, &shared.probe_token).timeout(PROBED).send().await;
         let good = answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT);
-        if good {
+        // One that was told to stop closes its listener, and has requests in flight that somebody may wait for.
+        if good || shared.is_draining() {
             seen.send_replace(Some(asked));
         }
         // At the start the listener comes a moment later.

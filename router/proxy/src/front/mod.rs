@@ -1,0 +1,177 @@
+//! The front: it takes connections, looks at what they begin with, and hands them to Pingora's proxy.
+//!
+//! The listeners are ours and not Pingora's. Who may decrypt is decided before the first byte is decrypted, who speaks may be
+//! told by a load balancer, and a listener that stops must first take what waits in its queue; Pingora offers no place
+//! for any of it.
+
+pub mod connection;
+pub mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_model::clock::pause;
+use futures::FutureExt;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions};
+use pingora_core::protocols::ALPN;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use prometheus::IntGauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use crate::serve::Router;
+use crate::state::Shared;
+use connection::{Connection, Over};
+use stream::{ClientStream, Prefixed};
+
+/// After an `accept` that failed for want of descriptors or memory: trying at once would only burn the processor.
+const BREATH: Duration = Duration::from_millis(50);
+/// How long a connection that was taken last may take to send its first request, before idle ones are closed.
+const LAST_FIRST: Duration = Duration::from_millis(500);
+/// Tries of one request. Our own counts (addresses, follows) end them earlier; at zero nothing would ever be sent.
+const MOST_TRIES: usize = 16;
+/// Idle connections to the next servers, per worker thread.
+const KEPT: usize = 512;
+/// Requests over one connection, so that its memory is given back some day.
+const MOST_REQUESTS: u32 = 100_000;
+
+/// Everything that a connection needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Front {
+    shared: Arc<Shared>,
+    proxy: Arc<HttpProxy<Router>>,
+    tasks: TaskTracker,
+    room: Arc<Semaphore>,
+    closing: watch::Sender<bool>,
+    /// Older than any connection: one that is taken last still sees the change.
+    close: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("connections", &self.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Front {
+    /// A front without listeners.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let conf = ServerConf {
+            threads: shared.config.threads,
+            max_retries: MOST_TRIES,
+            upstream_keepalive_pool_size: KEPT,
+            ..ServerConf::default()
+        };
+        let mut proxy = HttpProxy::new(Router::new(shared.clone()), Arc::new(conf));
+        let mut options = HttpServerOptions::default();
+        options.keepalive_request_limit = Some(MOST_REQUESTS);
+        proxy.server_options = Some(options);
+        proxy.handle_init_modules();
+        let room = Arc::new(Semaphore::new(shared.config.max_connections));
+        let (closing, close) = watch::channel(false);
+        Self { shared, proxy: Arc::new(proxy), tasks: TaskTracker::new(), room, closing, close }
+    }
+
+    /// Takes connections from a listener until the front closes. Call it on the runtime that is to serve them.
+    pub fn open(&self, listener: TcpListener) {
+        let front = self.clone();
+        self.tasks.spawn(async move { front.accept(listener).await });
+    }
+
+    async fn accept(&self, listener: TcpListener) {
+        let mut close = self.close.clone();
+        loop {
+            // Beyond the bound they wait in the listener's queue, which the system bounds.
+            let permit = tokio::select! {
+                biased;
+                _ = close.wait_for(|closing| *closing) => break,
+                permit = self.room.clone().acquire_owned() => permit,
+            };
+            let Ok(permit) = permit else { return };
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = close.wait_for(|closing| *closing) => break,
+            };
+            match accepted {
+                Ok((socket, from)) => self.take(socket, from, permit),
+                Err(error) => self.lean_back(&error).await,
+            }
+        }
+        // Whoever waits in the queue was told by nobody that this router stops: closing would reset them.
+        while let Some(Ok((socket, from))) = listener.accept().now_or_never() {
+            let Ok(permit) = self.room.clone().try_acquire_owned() else { return };
+            self.take(socket, from, permit);
+        }
+    }
+
+    async fn lean_back(&self, error: &std::io::Error) {
+        // A client that was gone again before it was taken is no news.
+        if error.kind() != std::io::ErrorKind::ConnectionAborted {
+            if self.shared.now_and_then() {
+                tracing::warn!(%error, "a connection can't be taken");
+            }
+            pause(BREATH).await;
+        }
+    }
+
+    fn take(&self, socket: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit) {
+        let front = self.clone();
+        let open = Open::new(&self.shared.metrics, permit);
+        self.tasks.spawn(async move {
+            let _open = open;
+            front.attend(socket, from).await;
+        });
+    }
+
+    /// The life of one connection.
+    async fn attend(&self, socket: TcpStream, from: SocketAddr) {
+        // Without it the last piece of an answer waits for the client's acknowledgement of the one before.
+        let _ = socket.set_nodelay(true);
+        let stream = ClientStream::new(Prefixed::new(Bytes::new(), socket), from, ALPN::H1);
+        let connection = Arc::new(Connection { client: from });
+        Over::serve(connection, self.proxy.clone(), stream, &self.close).await;
+    }
+
+    /// Closes the listeners once they have taken what waits, then every connection once its last answer is out. Returns
+    /// whether all of them are gone; what is left `within` this time is left to its fate.
+    pub async fn close(&self, within: Duration) -> bool {
+        self.tasks.close();
+        // HTTP/2: GOAWAY, and streams that are open end; HTTP/1: no further request. Listeners end.
+        self.closing.send_replace(true);
+        let gone = async {
+            if tokio::time::timeout(LAST_FIRST, self.tasks.wait()).await.is_err() {
+                // Those who wait for a next request.
+                self.proxy.http_cleanup().await;
+                self.tasks.wait().await;
+            }
+        };
+        tokio::time::timeout(within, gone).await.is_ok()
+    }
+}
+
+/// A connection's place, given back however it ends.
+struct Open {
+    gauge: IntGauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit) -> Self {
+        let gauge = metrics.connections.clone();
+        gauge.inc();
+        Self { gauge, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}

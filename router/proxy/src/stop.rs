@@ -1,0 +1,53 @@
+//! The way to the end: not ready first, then the last requests, then the end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use domicile_model::clock::pause;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::front::Front;
+use crate::state::Shared;
+
+/// How long requests in flight may take to end, once the router was told to stop.
+const LAST_REQUESTS: Duration = Duration::from_secs(20);
+
+/// Returns when the router has been told to stop and every connection is closed, or given up. SIGTERM drains, SIGINT
+/// (also as a second word) ends at once.
+pub async fn serve_until_told(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals can't be heard; stopping");
+        return;
+    };
+    tokio::select! {
+        _ = int.recv() => return,
+        _ = term.recv() => {}
+    }
+    tokio::select! {
+        () = drain(shared, front, traffic) => {}
+        () = again(&mut int) => {}
+    }
+}
+
+async fn again(int: &mut Signal) {
+    if int.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn drain(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
+    tracing::info!("told to stop: not ready from now on");
+    shared.draining.store(true, Ordering::SeqCst);
+    // Load balancers look every so often, and connections come until then. Those that are open already learn it with
+    // their next answer.
+    pause(shared.config.drain).await;
+    // What waits for a move goes on waiting: its hold ends before this does, or it would be cut anyway.
+    let front = front.clone();
+    let closed = traffic.spawn(async move { front.close(LAST_REQUESTS).await });
+    if !closed.await.unwrap_or(false) {
+        tracing::warn!("requests were still in flight at the end");
+    }
+}
