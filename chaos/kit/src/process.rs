@@ -178,6 +178,13 @@ impl Process {
         }
     }
 
+    /// Tells the process itself to look at its files (SIGHUP).
+    pub fn hang_up(&self) {
+        if self.is_alive() {
+            proc::signal(self.pid, Signal::HUP);
+        }
+    }
+
     /// SIGKILLs the group and everything below it, and reaps it.
     pub fn kill(&self) {
         if self.is_alive() {

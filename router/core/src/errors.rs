@@ -11,6 +11,9 @@ pub enum Cause {
     BadRequest,
     /// No tenant has this host.
     UnknownHost,
+    /// The certificate of the connection is not for this host: a client that uses one connection for several hosts must
+    /// open another one (RFC 9110, section 15.5.20).
+    OtherHost,
     /// The residency policy forbids the region that serves now.
     Residency,
     /// The cell stayed on hold for longer than it may.
@@ -68,9 +71,10 @@ pub struct Entry {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::BadRequest,
         Self::UnknownHost,
+        Self::OtherHost,
         Self::Residency,
         Self::HoldTimeout,
         Self::HoldFull,
@@ -118,6 +122,13 @@ impl Cause {
                 "unknown-host",
                 "No tenant has this host",
                 "Check the spelling; an operator can see the hosts with `domicile tenant list`.",
+                None,
+            ),
+            Self::OtherHost => entry(
+                421,
+                "other-host",
+                "The certificate of this connection is not for this host",
+                "Send the request over a connection that was opened for its host.",
                 None,
             ),
             Self::Residency => entry(

@@ -36,6 +36,14 @@ pub struct Clues<'a> {
     pub tenant: Option<&'a [u8]>,
 }
 
+impl Clues<'_> {
+    /// The host that the request names, in lower case; none if it names none that can be one.
+    #[must_use]
+    pub fn host_name(&self) -> Option<Cow<'_, str>> {
+        self.authority.or(self.host).and_then(host_name)
+    }
+}
+
 /// A host name in lower case, without port and final dot; none if it can't be one. Allocates only for capitals.
 #[must_use]
 pub fn host_name(authority: &[u8]) -> Option<Cow<'_, str>> {
@@ -77,7 +85,7 @@ pub fn identify<'t>(
     for by in order {
         match by {
             By::Host => {
-                let Some(name) = clues.authority.or(clues.host).and_then(host_name) else { continue };
+                let Some(name) = clues.host_name() else { continue };
                 if let Some(tenant) = table.tenant_by_host(&name) {
                     return Ok(tenant);
                 }

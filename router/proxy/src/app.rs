@@ -26,12 +26,13 @@ use tokio::sync::{Notify, watch};
 use crate::access_log::AccessLog;
 use crate::config::{Config, Registry};
 use crate::doors;
-use crate::front::Front;
+use crate::front::{Door, Front};
 use crate::hold::HoldRoom;
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::state::{Proofs, Shared};
 use crate::stop;
+use crate::tls::{self, Tls};
 
 /// Why a router could not be put together. The program ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum BuildError {
     /// The registry's description is not usable.
     #[error("--registry: {0}")]
     Registry(String),
+    /// Certificates that can't be used: all of them.
+    #[error("--tls-certs, --tls-client-ca:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Tls(Vec<crate::tls::shelf::Unusable>),
     /// The secret is gone.
     #[error("--peer-secret: {0}")]
     Secret(#[from] domicile_model::SecretError),
@@ -79,7 +83,7 @@ pub enum BuildError {
 pub struct App {
     shared: Arc<Shared>,
     runtime: Runtime,
-    listen: TcpListener,
+    listeners: Vec<(TcpListener, Door)>,
     admin: TcpListener,
     peer: Option<TcpListener>,
     log: Option<JoinHandle<()>>,
@@ -103,7 +107,15 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BuildE
 /// # Errors
 /// What can't be had, and where.
 pub fn build(config: Config) -> Result<App, BuildError> {
-    let listen = bind("listen", config.listen)?;
+    let mut listeners = Vec::new();
+    if let Some(address) = config.listen {
+        listeners.push((bind("listen", address)?, Door::Http));
+    }
+    if let Some((address, _)) = &config.listen_tls {
+        listeners.push((bind("listen-tls", *address)?, Door::Https));
+    }
+    let tls = config.listen_tls.as_ref().map(|(_, tls)| Tls::open(tls.clone()));
+    let tls = tls.transpose().map_err(BuildError::Tls)?.map(Arc::new);
     let admin = bind("admin", config.admin)?;
     let peer = config.peer.map(|p| bind("peer", p)).transpose()?;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
@@ -188,6 +200,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         witness,
         pass: secret.as_deref().and_then(PassKey::new),
         secret: secret.map(Into::into),
+        tls,
         probe_token: uuid::Uuid::new_v4().simple().to_string(),
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
@@ -196,7 +209,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         draining: AtomicBool::new(false),
         config,
     });
-    Ok(App { shared, runtime, listen, admin, peer, log: log_thread })
+    Ok(App { shared, runtime, listeners, admin, peer, log: log_thread })
 }
 
 /// Runs until told to stop (SIGTERM: drains; SIGINT: at once). Returns when everything is closed.
@@ -204,7 +217,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
 /// # Errors
 /// When a door can't be opened after all.
 pub fn run(app: App) -> Result<(), BuildError> {
-    let App { shared, runtime, listen, admin, peer, log } = app;
+    let App { shared, runtime, listeners, admin, peer, log } = app;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
     // Traffic has threads of its own: however much of it there is, proofs and acknowledgements are in time.
     let traffic = tokio::runtime::Builder::new_multi_thread()
@@ -218,13 +231,16 @@ pub fn run(app: App) -> Result<(), BuildError> {
     let front = Front::new(shared.clone());
     {
         let _here = traffic.enter();
-        front.open(tokio::net::TcpListener::from_std(listen).map_err(|e| machine(&e))?);
+        for (listener, door) in listeners {
+            front.open(tokio::net::TcpListener::from_std(listener).map_err(|e| machine(&e))?, door);
+        }
     }
     tracing::info!(
         role = ?shared.config.role,
         id = %shared.config.id,
         region = %shared.config.region,
-        listen = %shared.config.listen,
+        listen = ?shared.config.listen,
+        listen_tls = ?shared.config.listen_tls.as_ref().map(|(address, _)| address),
         admin = %shared.config.admin,
         "the router starts"
     );
@@ -275,6 +291,10 @@ fn start_loops(
         .connect_timeout(Duration::from_millis(500))
         .pool_idle_timeout(Duration::from_secs(20))
         .build()?;
+    if let Some(tls) = &shared.tls {
+        runtime.spawn(tls::run(tls.clone(), shared.metrics.clone()));
+    }
+    runtime.spawn(stop::reload_when_told(shared.clone()));
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {

@@ -2,7 +2,7 @@
 //!
 //! [`config`] says what it is told, [`app`] puts it together and runs it, [`serve`] is the way of a request,
 //! [`loops`] keep proofs, acknowledgements and the witness's memory up to date, [`doors`] are the admin and the peer
-//! listener. Decisions are in `domicile-router-core`.
+//! listener, [`front`] takes connections, [`tls`] holds certificates. Decisions are in `domicile-router-core`.
 
 pub mod access_log;
 pub mod app;
@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod serve;
 pub mod state;
 pub mod stop;
+pub mod tls;

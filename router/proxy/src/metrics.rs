@@ -2,8 +2,11 @@
 
 use domicile_router_core::Cause;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+
+use crate::front::Refused;
 
 /// All numbers of one router.
 #[derive(Debug, Clone)]
@@ -35,6 +38,12 @@ pub struct Metrics {
     pub table_revision: IntGauge,
     /// Connections of clients.
     pub connections: IntGauge,
+    /// Connections that were not decrypted, by why.
+    pub tls_refused: IntCounterVec,
+    /// Certificates towards clients, by state.
+    pub certificates: IntGaugeVec,
+    /// When the first of them ends, in seconds since 1970; 0 without any.
+    pub certificate_first_end: IntGauge,
     /// Milliseconds since the registry proof in hand was asked for; -1 without one.
     pub proof_age_ms: IntGauge,
     /// Proofs taken from witnesses.
@@ -76,8 +85,27 @@ impl Metrics {
         for cause in Cause::ALL {
             requests.with_label_values(&[class(cause.entry().status), cause.label()]);
         }
+        let tls_refused = IntCounterVec::new(
+            Opts::new("domicile_router_tls_refused_total", "Connections that were not decrypted, by why"),
+            &["why"],
+        )?;
+        registry.register(Box::new(tls_refused.clone()))?;
+        for why in Refused::ALL {
+            tls_refused.with_label_values(&[why.label()]);
+        }
+        let certificates = IntGaugeVec::new(
+            Opts::new("domicile_router_certificates", "Certificates towards clients, by state"),
+            &["state"],
+        )?;
+        registry.register(Box::new(certificates.clone()))?;
         Ok(Self {
             requests,
+            tls_refused,
+            certificates,
+            certificate_first_end: gauge(
+                "domicile_router_certificate_first_end_timestamp_seconds",
+                "When the first certificate ends; 0: there is none",
+            )?,
             held: counter("domicile_router_held_total", "Requests that waited for a move")?,
             holding: gauge("domicile_router_holding", "Requests that wait for a move now")?,
             hold_seconds: seconds("domicile_router_hold_seconds", "How long requests waited for a move")?,

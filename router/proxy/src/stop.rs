@@ -1,4 +1,4 @@
-//! The way to the end: not ready first, then the last requests, then the end.
+//! What the router is told by signals. The way to the end: not ready first, then the last requests, then the end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,18 @@ use crate::state::Shared;
 
 /// How long requests in flight may take to end, once the router was told to stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(20);
+
+/// On SIGHUP looks at its files at once: without it they are looked at every second. Heard in any case, or it would end
+/// the process.
+pub async fn reload_when_told(shared: Arc<Shared>) {
+    let Ok(mut hup) = signal(SignalKind::hangup()) else { return };
+    while hup.recv().await.is_some() {
+        tracing::info!("SIGHUP: looking at the files");
+        if let Some(tls) = &shared.tls {
+            tls.look_now.notify_one();
+        }
+    }
+}
 
 /// Returns when the router has been told to stop and every connection is closed, or given up. SIGTERM drains, SIGINT
 /// (also as a second word) ends at once.

@@ -3,6 +3,7 @@
 //! Nothing is bound or connected here, and all mistakes are reported at once.
 
 pub mod cidr;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use domicile_router_core::hold::Limits;
 use domicile_store_etcd::EtcdConfig;
 use serde::Deserialize;
 
+use crate::tls::TlsConfig;
 use cidr::Cidr;
 
 /// Routes every tenant's requests to the region that serves it.
@@ -38,9 +40,27 @@ pub struct Given {
     /// Where the fleet is described: `etcd://host:port,host:port[/prefix]` or `file:regions.toml`
     #[arg(long)]
     pub registry: Option<String>,
-    /// Where it takes traffic, `ip:port`
+    /// Where it takes HTTP in the clear, `ip:port`
     #[arg(long)]
     pub listen: Option<String>,
+    /// Where it takes TLS, `ip:port`; needs --tls-certs
+    #[arg(long)]
+    pub listen_tls: Option<String>,
+    /// A folder with certificates and keys, NAME.crt and NAME.key; read again when it changes and on SIGHUP
+    #[arg(long, value_name = "DIR")]
+    pub tls_certs: Option<PathBuf>,
+    /// Certificates of the authorities that may sign clients' certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whether clients show certificates: `off`, `optional` or `required` [default: optional with --tls-client-ca]
+    #[arg(long)]
+    pub tls_client_auth: Option<String>,
+    /// The oldest TLS that is spoken: `1.2` or `1.3` [default: 1.2]
+    #[arg(long)]
+    pub tls_min: Option<String>,
+    /// Milliseconds that a handshake may take [default: 10000]
+    #[arg(long)]
+    pub handshake_timeout_ms: Option<u64>,
     /// Where it shows its state: /livez, /readyz, /metrics, /routes, /table, /inflight
     #[arg(long)]
     pub admin: Option<String>,
@@ -106,8 +126,12 @@ pub struct Config {
     pub region: RegionId,
     /// Where the fleet is described.
     pub registry: Registry,
-    /// Traffic.
-    pub listen: SocketAddr,
+    /// Traffic in the clear.
+    pub listen: Option<SocketAddr>,
+    /// Traffic in TLS. One of the two is there.
+    pub listen_tls: Option<(SocketAddr, TlsConfig)>,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
     /// State, for people and probes.
     pub admin: SocketAddr,
     /// Gates and agents.
@@ -139,6 +163,15 @@ pub struct Config {
     /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
     #[doc(hidden)]
     pub sabotage: Sabotage,
+}
+
+impl Config {
+    /// Where it takes traffic, to tell others: in the clear if it does, else in TLS.
+    #[must_use]
+    pub fn traffic_address(&self) -> SocketAddr {
+        let secure = || self.listen_tls.as_ref().map(|(address, _)| *address);
+        self.listen.or_else(secure).unwrap_or(self.admin)
+    }
 }
 
 /// How a test breaks the router: each switch takes away one rule, and the test of that rule must see it.
@@ -191,6 +224,12 @@ impl Given {
             region: self.region.or(other.region),
             registry: self.registry.or(other.registry),
             listen: self.listen.or(other.listen),
+            listen_tls: self.listen_tls.or(other.listen_tls),
+            tls_certs: self.tls_certs.or(other.tls_certs),
+            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
+            tls_client_auth: self.tls_client_auth.or(other.tls_client_auth),
+            tls_min: self.tls_min.or(other.tls_min),
+            handshake_timeout_ms: self.handshake_timeout_ms.or(other.handshake_timeout_ms),
             admin: self.admin.or(other.admin),
             peer: self.peer.or(other.peer),
             links: self.links.or(other.links),
@@ -280,7 +319,12 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
         };
         text.parse::<SocketAddr>().map_err(|_| note(name, "write an address, `ip:port`".into())).ok()
     };
-    let listen = address("listen", given.listen.as_deref(), None);
+    // Not said and not needed is no mistake.
+    let listen = match given.listen.as_deref() {
+        None if given.listen_tls.is_some() => Some(None),
+        listen => address("listen", listen, None).map(Some),
+    };
+    let listen_tls = given.listen_tls.as_deref().map(|t| address("listen-tls", Some(t), None));
     let admin = address("admin", given.admin.as_deref(), Some("127.0.0.1:9080"));
     let peer = given.peer.as_deref().and_then(|p| address("peer", Some(p), None));
 
@@ -319,6 +363,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     if peer.is_some() && given.peer_secret.is_none() {
         note("peer-secret", "whoever answers peers needs the secret that they share".into());
     }
+    let tls = tls::parse(&given, &mut note);
     let mut bounded = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
         let value = value.unwrap_or(default);
         if !(least..=most).contains(&value) {
@@ -333,6 +378,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let upstream = bounded("upstream-timeout-ms", given.upstream_timeout_ms, 60_000, 10, 3_600_000);
     let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
     let connections = bounded("max-connections", wide(given.max_connections), 16_384, 1, 1_000_000);
+    let handshake = bounded("handshake-timeout-ms", given.handshake_timeout_ms, 10_000, 10, 600_000);
     let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
     let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
 
@@ -344,6 +390,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 region,
                 registry,
                 listen,
+                listen_tls: listen_tls.flatten().zip(tls),
+                handshake_timeout: Duration::from_millis(handshake),
                 admin,
                 peer,
                 links,
@@ -414,7 +462,7 @@ mod tests {
         std::fs::write(&path, "registry = \"file:a\"\nlisten = \"127.0.0.1:1\"\nhold-max = 7\n").unwrap();
         let path = path.to_str().unwrap();
         let c = parse(given(&["--config", path, "--listen", "127.0.0.1:2"])).unwrap();
-        assert_eq!((c.listen.port(), c.hold.requests), (2, 7));
+        assert_eq!((c.listen.unwrap().port(), c.hold.requests), (2, 7));
         std::fs::write(path, "registry = \"file:a\"\nlisen = \"x\"\n").unwrap();
         assert!(parse(given(&["--config", path])).unwrap_err().to_string().contains("lisen"));
     }

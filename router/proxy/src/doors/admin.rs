@@ -26,6 +26,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/routes", get(routes))
         .route("/table", get(table))
         .route("/inflight", get(inflight))
+        .route("/certificates", get(certificates))
         .route("/cells/{id}/writer", get(may_write))
         .with_state(shared)
 }
@@ -81,6 +82,14 @@ async fn table(State(shared): State<Arc<Shared>>) -> Json<Value> {
 
 async fn inflight(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "cells": shared.inflight.busy(), "holding": shared.hold.len() }))
+}
+
+/// The certificates towards clients: for whom, until when, and which files can't be used.
+async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let Some(tls) = &shared.tls else { return Json(json!({"certificates": [], "unusable": []})) };
+    let terms = tls.terms();
+    let unusable: Vec<_> = terms.unusable.iter().map(|u| json!({"path": u.path, "why": u.why})).collect();
+    Json(json!({ "certificates": terms.shelf.all().collect::<Vec<_>>(), "unusable": unusable }))
 }
 
 /// Whether a worker beside this gate may write for the cell. Asked again before the time is over.

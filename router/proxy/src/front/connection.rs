@@ -11,6 +11,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 
 use crate::serve::Router;
+use crate::tls::Secure;
 
 tokio::task_local! {
     static CONNECTION: Arc<Connection>;
@@ -21,6 +22,8 @@ tokio::task_local! {
 pub struct Connection {
     /// Who speaks.
     pub client: SocketAddr,
+    /// What TLS says of it; none in the clear.
+    pub secure: Option<Secure>,
 }
 
 impl Connection {

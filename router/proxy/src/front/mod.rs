@@ -5,6 +5,7 @@
 //! for any of it.
 
 pub mod connection;
+mod handshake;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -21,13 +22,16 @@ use pingora_proxy::HttpProxy;
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
+use crate::tls::Secure;
 use connection::{Connection, Over};
-use stream::{ClientStream, Prefixed};
+pub use handshake::Refused;
+use stream::{ClientStream, Prefixed, Socket, Transport};
 
 /// After an `accept` that failed for want of descriptors or memory: trying at once would only burn the processor.
 const BREATH: Duration = Duration::from_millis(50);
@@ -39,6 +43,15 @@ const MOST_TRIES: usize = 16;
 const KEPT: usize = 512;
 /// Requests over one connection, so that its memory is given back some day.
 const MOST_REQUESTS: u32 = 100_000;
+
+/// What a listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// HTTP/1.1 in the clear.
+    Http,
+    /// TLS, and in it HTTP/1.1 or HTTP/2.
+    Https,
+}
 
 /// Everything that a connection needs. Cheap to clone.
 #[derive(Clone)]
@@ -79,12 +92,12 @@ impl Front {
     }
 
     /// Takes connections from a listener until the front closes. Call it on the runtime that is to serve them.
-    pub fn open(&self, listener: TcpListener) {
+    pub fn open(&self, listener: TcpListener, door: Door) {
         let front = self.clone();
-        self.tasks.spawn(async move { front.accept(listener).await });
+        self.tasks.spawn(async move { front.accept(listener, door).await });
     }
 
-    async fn accept(&self, listener: TcpListener) {
+    async fn accept(&self, listener: TcpListener, door: Door) {
         let mut close = self.close.clone();
         loop {
             // Beyond the bound they wait in the listener's queue, which the system bounds.
@@ -100,14 +113,14 @@ impl Front {
                 _ = close.wait_for(|closing| *closing) => break,
             };
             match accepted {
-                Ok((socket, from)) => self.take(socket, from, permit),
+                Ok((socket, from)) => self.take(socket, from, door, permit),
                 Err(error) => self.lean_back(&error).await,
             }
         }
         // Whoever waits in the queue was told by nobody that this router stops: closing would reset them.
         while let Some(Ok((socket, from))) = listener.accept().now_or_never() {
             let Ok(permit) = self.room.clone().try_acquire_owned() else { return };
-            self.take(socket, from, permit);
+            self.take(socket, from, door, permit);
         }
     }
 
@@ -121,22 +134,50 @@ impl Front {
         }
     }
 
-    fn take(&self, socket: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn take(&self, socket: TcpStream, from: SocketAddr, door: Door, permit: OwnedSemaphorePermit) {
         let front = self.clone();
         let open = Open::new(&self.shared.metrics, permit);
         self.tasks.spawn(async move {
             let _open = open;
-            front.attend(socket, from).await;
+            front.attend(socket, from, door).await;
         });
     }
 
     /// The life of one connection.
-    async fn attend(&self, socket: TcpStream, from: SocketAddr) {
+    async fn attend(&self, socket: TcpStream, from: SocketAddr, door: Door) {
         // Without it the last piece of an answer waits for the client's acknowledgement of the one before.
         let _ = socket.set_nodelay(true);
-        let stream = ClientStream::new(Prefixed::new(Bytes::new(), socket), from, ALPN::H1);
-        let connection = Arc::new(Connection { client: from });
+        let socket = Prefixed::new(Bytes::new(), socket);
+        let (transport, version, secure) = match door {
+            Door::Http => (Transport::Plain(socket), ALPN::H1, None),
+            Door::Https => {
+                match tokio::time::timeout(self.shared.config.handshake_timeout, self.secure(socket)).await {
+                    Ok(Ok((stream, version, secure))) => {
+                        (Transport::Tls(Box::new(stream)), version, Some(secure))
+                    }
+                    Ok(Err(why)) => {
+                        return self.shared.metrics.tls_refused.with_label_values(&[why.label()]).inc();
+                    }
+                    Err(_) => {
+                        return self
+                            .shared
+                            .metrics
+                            .tls_refused
+                            .with_label_values(&[Refused::Late.label()])
+                            .inc();
+                    }
+                }
+            }
+        };
+        let stream = ClientStream::new(transport, from, version);
+        let connection = Arc::new(Connection { client: from, secure });
         Over::serve(connection, self.proxy.clone(), stream, &self.close).await;
+    }
+
+    /// The handshake.
+    async fn secure(&self, socket: Socket) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
+        let tls = self.shared.tls.as_ref().ok_or(Refused::Broken)?;
+        handshake::accept(tls, socket).await
     }
 
     /// Closes the listeners once they have taken what waits, then every connection once its last answer is out. Returns

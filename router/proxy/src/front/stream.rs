@@ -17,6 +17,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// A head and the first piece of its body leave in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
@@ -78,10 +79,70 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 /// The socket itself.
 pub type Socket = Prefixed<TcpStream>;
 
-/// A connection that speaks HTTP in the clear.
+/// What carries the bytes of HTTP.
+#[derive(Debug)]
+pub enum Transport {
+    /// The socket.
+    Plain(Socket),
+    /// TLS on it.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => &socket.inner,
+            Self::Tls(stream) => &stream.get_ref().0.inner,
+        }
+    }
+}
+
+/// Calls a method of whatever carries the bytes.
+macro_rules! carried {
+    ($transport:expr, $stream:ident => $call:expr) => {
+        match $transport.get_mut() {
+            Transport::Plain($stream) => $call,
+            Transport::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        carried!(self, s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        carried!(self, s => Pin::new(s).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        carried!(self, s => Pin::new(s).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        carried!(self, s => Pin::new(s).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        carried!(self, s => Pin::new(s).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+/// A connection whose bytes are HTTP.
 #[derive(Debug)]
 pub struct ClientStream {
-    io: BufWriter<Socket>,
+    io: BufWriter<Transport>,
     fd: RawFd,
     socket: Arc<SocketDigest>,
     established: SystemTime,
@@ -89,15 +150,15 @@ pub struct ClientStream {
 }
 
 impl ClientStream {
-    /// Wraps a socket. `client` is who speaks, which a load balancer in front may have told.
+    /// Wraps what carries it. `client` is who speaks, which a load balancer in front may have told.
     #[must_use]
-    pub fn new(socket: Socket, client: SocketAddr, version: ALPN) -> Self {
-        let fd = socket.inner.as_raw_fd();
+    pub fn new(transport: Transport, client: SocketAddr, version: ALPN) -> Self {
+        let fd = transport.socket().as_raw_fd();
         let digest = SocketDigest::from_raw_fd(fd);
         // Empty until now, so this cannot fail.
         let _ = digest.peer_addr.set(Some(pingora_core::protocols::l4::socket::SocketAddr::Inet(client)));
         Self {
-            io: BufWriter::with_capacity(WRITE_BUFFER, socket),
+            io: BufWriter::with_capacity(WRITE_BUFFER, transport),
             fd,
             socket: Arc::new(digest),
             established: SystemTime::now(),

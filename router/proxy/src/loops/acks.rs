@@ -220,7 +220,7 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
         world: said.world.id,
         applied: table.applied(),
         busy: said.busy.clone(),
-        listen: config.listen,
+        listen: config.traffic_address(),
     };
     let barred = Key::Barred(config.id.clone());
     let txn = Txn::in_world(&said.world).put_leased(Key::Router(config.id.clone()), &state, id);
@@ -246,9 +246,35 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
     }
 }
 
-/// Asks the own listener whether it serves.
+/// Asks the own listeners whether they serve: all of them, since a user comes to one.
 async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<Option<BootTime>>) {
-    let mut address = shared.config.listen;
+    let url = shared.config.listen.map(|address| format!("http://{}{PROBE_PATH}", from_here(address)));
+    loop {
+        let asked = shared.now();
+        let plain = async {
+            let Some(url) = &url else { return true };
+            let answer = client.get(url).header(PROBE_HEADER, &shared.probe_token).send().await;
+            answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT)
+        };
+        let secure = async {
+            let (Some((address, _)), Some(tls)) = (&shared.config.listen_tls, &shared.tls) else {
+                return true;
+            };
+            tls.probe.ask(from_here(*address), &shared.probe_token).await.is_ok()
+        };
+        let both = tokio::time::timeout(PROBED, async { tokio::join!(plain, secure) }).await;
+        // One that was told to stop closes its listeners, and has requests in flight that somebody may wait for.
+        if both == Ok((true, true)) || shared.is_draining() {
+            seen.send_replace(Some(asked));
+        }
+        // At the start the listener comes a moment later.
+        let pace = if seen.borrow().is_none() { PROBE_EVERY / 10 } else { PROBE_EVERY };
+        pause(pace).await;
+    }
+}
+
+/// The address as one that can be connected to.
+fn from_here(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
             std::net::Ipv4Addr::LOCALHOST.into()
@@ -256,17 +282,5 @@ async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<O
             std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
-    let url = format!("http://{address}{PROBE_PATH}");
-    loop {
-        let asked = shared.now();
-        let answer = client.get(&url).header(PROBE_HEADER, &shared.probe_token).timeout(PROBED).send().await;
-        let good = answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT);
-        // One that was told to stop closes its listener, and has requests in flight that somebody may wait for.
-        if good || shared.is_draining() {
-            seen.send_replace(Some(asked));
-        }
-        // At the start the listener comes a moment later.
-        let pace = if seen.borrow().is_none() { PROBE_EVERY / 10 } else { PROBE_EVERY };
-        pause(pace).await;
-    }
+    address
 }

@@ -1,12 +1,16 @@
 //! What is remembered of a request on its way.
 
+use std::sync::Arc;
+
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, Epoch, RegionId, TenantId};
 use domicile_router_core::Cause;
 use domicile_router_core::admit::{Moved, Route};
 use domicile_router_core::inflight::Counted;
 
+use crate::front::connection::Connection;
 use crate::hold::Released;
+use crate::tls::Secure;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Ctx {
     pub request_id: String,
     /// The `traceparent` that is sent on.
     pub trace: String,
+    /// What it came over.
+    pub connection: Option<Arc<Connection>>,
     /// Whether it came from a network whose headers are believed.
     pub trusted: bool,
     /// Whose it is.
@@ -69,6 +75,7 @@ impl Ctx {
             started,
             request_id: String::new(),
             trace: String::new(),
+            connection: Connection::current(),
             trusted: false,
             tenant: None,
             cell: None,
@@ -91,6 +98,12 @@ impl Ctx {
             retry_after: None,
             probe: false,
         }
+    }
+
+    /// What TLS says of its connection; none in the clear.
+    #[must_use]
+    pub fn secure(&self) -> Option<&Secure> {
+        self.connection.as_ref()?.secure.as_ref()
     }
 
     /// Whether it goes to the application itself.

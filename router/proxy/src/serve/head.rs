@@ -1,5 +1,7 @@
 //! Reading and writing heads: what is believed of a request, what goes on with it, what is said about an answer.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, Epoch, RegionId};
 use domicile_router_core::admit::Moved;
@@ -16,6 +18,20 @@ use crate::state::Shared;
 
 /// Bodies up to this many bytes are kept by Pingora for a second try (it keeps 64 KiB; half of that is certain).
 const REPEATABLE: u64 = 32 << 10;
+
+/// What only the router that the request enters by may say of its client.
+const CLAIMS: [&str; 8] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "forwarded",
+    "x-real-ip",
+    CLIENT_CERT,
+    "client-cert-chain",
+];
+/// The certificate that the client has shown (RFC 9440).
+const CLIENT_CERT: &str = "client-cert";
 
 /// The value of a header, if it stands there exactly once.
 fn once<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
@@ -100,22 +116,21 @@ pub fn send_on(
     if !ctx.trusted || !shared.is_gate() {
         let client = client.map(|c| c.to_canonical());
         let host = head.headers.get(http::header::HOST).cloned();
-        for name in [
-            "x-forwarded-for",
-            "x-forwarded-proto",
-            "x-forwarded-host",
-            "x-forwarded-port",
-            "forwarded",
-            "x-real-ip",
-        ] {
+        for name in CLAIMS {
             head.remove_header(name);
+        }
+        let secure = ctx.secure();
+        let proto = if secure.is_some() { "https" } else { "http" };
+        if let Some(der) = secure.and_then(|s| s.client.as_ref()) {
+            // A byte sequence of RFC 8941: base64 between colons.
+            head.insert_header(CLIENT_CERT, format!(":{}:", BASE64_STANDARD.encode(der)))?;
         }
         if let Some(client) = client {
             head.insert_header("x-forwarded-for", client.to_string())?;
             let client = if client.is_ipv6() { format!("\"[{client}]\"") } else { client.to_string() };
-            head.insert_header("forwarded", format!("for={client};proto=http"))?;
+            head.insert_header("forwarded", format!("for={client};proto={proto}"))?;
         }
-        head.insert_header("x-forwarded-proto", "http")?;
+        head.insert_header("x-forwarded-proto", proto)?;
         if let Some(host) = host {
             head.insert_header("x-forwarded-host", host)?;
         }

@@ -88,6 +88,14 @@ impl Router {
             }
         }
         let clues = head::clues(session.req_header(), ctx.trusted);
+        // A certificate of several hosts lets a client send all of them over one connection. What was agreed on in the
+        // handshake (who may decrypt, whose certificate the client has shown) was agreed on for the names in it only.
+        if let Some(secure) = ctx.secure()
+            && let Some(host) = clues.host_name()
+            && !secure.certificate.covers(&host)
+        {
+            return Err(Cause::OtherHost);
+        }
         let order: &[By] = if shared.is_gate() { &By::GATE } else { &By::EDGE };
         let found = identify(&shared.table(), order, &clues).map(|t| t.id.clone());
         let found = match found {

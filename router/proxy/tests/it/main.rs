@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test and its helpers fail where they stand")]
 
 mod admission;
+mod authority;
 mod doors;
 mod file_mode;
 mod kit;
 mod moves;
 mod proofs;
 mod switches;
+mod tls;
 mod worlds;

@@ -1,0 +1,58 @@
+//! What is said of TLS towards clients.
+
+use super::Given;
+use crate::tls::{ClientAuth, TlsConfig};
+
+/// What was given, checked; none where no TLS is wanted or something is wrong, which `note` then hears of.
+pub(super) fn parse(given: &Given, note: &mut impl FnMut(&str, String)) -> Option<TlsConfig> {
+    let auth = match given.tls_client_auth.as_deref() {
+        None if given.tls_client_ca.is_some() => ClientAuth::Optional,
+        None | Some("off") => ClientAuth::Off,
+        Some("optional") => ClientAuth::Optional,
+        Some("required") => ClientAuth::Required,
+        Some(_) => {
+            note("tls-client-auth", "write `off`, `optional` or `required`".into());
+            ClientAuth::Off
+        }
+    };
+    match (auth, &given.tls_client_ca) {
+        (ClientAuth::Optional | ClientAuth::Required, None) => {
+            note("tls-client-ca", "name the authorities that may sign clients' certificates".into());
+        }
+        (ClientAuth::Off, Some(_)) => {
+            note("tls-client-auth", "`off` asks nobody for a certificate: leave --tls-client-ca out".into());
+        }
+        _ => {}
+    }
+    let only_13 = match given.tls_min.as_deref() {
+        None | Some("1.2") => false,
+        Some("1.3") => true,
+        Some(_) => {
+            note("tls-min", "write `1.2` or `1.3`: what is older is broken".into());
+            false
+        }
+    };
+    let wanted = given.listen_tls.is_some();
+    let others = [
+        ("tls-certs", given.tls_certs.is_some()),
+        ("tls-client-ca", given.tls_client_ca.is_some()),
+        ("tls-client-auth", given.tls_client_auth.is_some()),
+        ("tls-min", given.tls_min.is_some()),
+    ];
+    for (name, _) in others.iter().filter(|(_, there)| *there && !wanted) {
+        note(name, "says something about TLS, but there is no --listen-tls".into());
+    }
+    let certs = match &given.tls_certs {
+        None if wanted => {
+            note("tls-certs", "name the folder with certificates and keys".into());
+            return None;
+        }
+        other => other.clone(),
+    };
+    certs.filter(|_| wanted).map(|certs| TlsConfig {
+        certs,
+        client_ca: given.tls_client_ca.clone(),
+        client_auth: auth,
+        only_13,
+    })
+}

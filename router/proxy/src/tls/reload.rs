@@ -1,0 +1,97 @@
+//! Looks whether the files have changed, and replaces what they say without touching a connection.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_model::clock::pause;
+use sha2::{Digest, Sha256};
+
+use super::Tls;
+use crate::metrics::Metrics;
+
+/// How often the files are looked at. Only their names, sizes and times: cheap for thousands.
+const LOOK: Duration = Duration::from_secs(1);
+/// A certificate that ends within this is counted as ending soon.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Reloads for as long as the router lives.
+pub async fn run(tls: Arc<Tls>, metrics: Metrics) {
+    let look = |tls: &Arc<Tls>| {
+        let tls = tls.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut seen = Sha256::new();
+            fingerprint(&tls.config.certs, &mut seen, 2);
+            if let Some(ca) = &tls.config.client_ca {
+                fingerprint(ca, &mut seen, 0);
+            }
+            seen.finalize()
+        })
+    };
+    let mut known = look(&tls).await.ok();
+    let mut failing = false;
+    loop {
+        measure(&tls, &metrics);
+        let told = tokio::select! {
+            () = pause(LOOK) => false,
+            () = tls.look_now.notified() => true,
+        };
+        // Before the files are read: what changes meanwhile is seen the next time.
+        let now = look(&tls).await.ok();
+        if now == known && !told && !failing {
+            continue;
+        }
+        let reading = tls.clone();
+        let Ok(wrong) = tokio::task::spawn_blocking(move || reading.reload()).await else { continue };
+        if now != known || told {
+            for why in &wrong {
+                tracing::warn!(
+                    path = why.path,
+                    why = why.why,
+                    "a certificate can't be used; what was there before serves"
+                );
+            }
+            let all = tls.terms().shelf.all().count();
+            tracing::info!(certificates = all, unusable = wrong.len(), "the certificates were read again");
+        }
+        failing = !wrong.is_empty();
+        known = now;
+    }
+}
+
+fn fingerprint(path: &Path, seen: &mut Sha256, below: u8) {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::metadata(path) else { return };
+    seen.update(path.as_os_str().as_bytes());
+    let (changed, nanos) = (meta.mtime(), meta.mtime_nsec());
+    for n in [meta.ino(), meta.size(), changed.cast_unsigned(), nanos.cast_unsigned()] {
+        seen.update(n.to_le_bytes());
+    }
+    if below > 0 && meta.is_dir() {
+        let mut inside: Vec<_> =
+            std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok).map(|e| e.path()).collect();
+        inside.sort();
+        for path in inside {
+            fingerprint(&path, seen, below - 1);
+        }
+    }
+}
+
+/// Counts, and the first end: labels by name would grow with the tenants; the names stand on the admin listener.
+fn measure(tls: &Tls, metrics: &Metrics) {
+    let terms = tls.terms();
+    let now = jiff::Timestamp::now().as_second();
+    let soon = now + i64::try_from(SOON.as_secs()).unwrap_or(0);
+    let count = |f: &dyn Fn(i64) -> bool| {
+        i64::try_from(terms.shelf.all().filter(|c| f(c.not_after)).count()).unwrap_or(i64::MAX)
+    };
+    metrics.certificates.with_label_values(&["good"]).set(count(&|end| end > soon));
+    metrics.certificates.with_label_values(&["ends-soon"]).set(count(&|end| now < end && end <= soon));
+    metrics.certificates.with_label_values(&["ended"]).set(count(&|end| end <= now));
+    metrics
+        .certificates
+        .with_label_values(&["unusable"])
+        .set(i64::try_from(terms.unusable.len()).unwrap_or(i64::MAX));
+    metrics.certificate_first_end.set(terms.shelf.all().map(|c| c.not_after).min().unwrap_or(0));
+}
