@@ -32,7 +32,8 @@ use crate::loops;
 use crate::metrics::Metrics;
 use crate::state::{Proofs, Shared};
 use crate::stop;
-use crate::tls::{self, Tls};
+use crate::tls::peers::{PeerName, Peers};
+use crate::tls::{self, Keys, Tls};
 
 /// Why a router could not be put together. The program ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,7 @@ pub enum BuildError {
     #[error("--registry: {0}")]
     Registry(String),
     /// Certificates that can't be used: all of them.
-    #[error("--tls-certs, --tls-client-ca:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    #[error("TLS:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Tls(Vec<crate::tls::shelf::Unusable>),
     /// The secret is gone.
     #[error("--peer-secret: {0}")]
@@ -111,11 +112,10 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     if let Some(address) = config.listen {
         listeners.push((bind("listen", address)?, Door::Http));
     }
-    if let Some((address, _)) = &config.listen_tls {
-        listeners.push((bind("listen-tls", *address)?, Door::Https));
+    if let Some(address) = config.listen_tls {
+        listeners.push((bind("listen-tls", address)?, Door::Https));
     }
-    let tls = config.listen_tls.as_ref().map(|(_, tls)| Tls::open(tls.clone()));
-    let tls = tls.transpose().map_err(BuildError::Tls)?.map(Arc::new);
+    let keys = Arc::new(keys(&config)?);
     let admin = bind("admin", config.admin)?;
     let peer = config.peer.map(|p| bind("peer", p)).transpose()?;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
@@ -200,7 +200,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         witness,
         pass: secret.as_deref().and_then(PassKey::new),
         secret: secret.map(Into::into),
-        tls,
+        keys,
         probe_token: uuid::Uuid::new_v4().simple().to_string(),
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
@@ -210,6 +210,19 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         config,
     });
     Ok(App { shared, runtime, listeners, admin, peer, log: log_thread })
+}
+
+/// Reads all certificates and keys; all that is wrong with them at once.
+fn keys(config: &Config) -> Result<Keys, BuildError> {
+    let mut wrong = Vec::new();
+    let clients = config.tls.clone().and_then(|tls| Tls::open(tls).map_err(|all| wrong.extend(all)).ok());
+    let name = PeerName { role: config.role, region: config.region.clone() };
+    let peers = config.peers.clone().and_then(|p| Peers::open(p, name).map_err(|why| wrong.push(why)).ok());
+    let probe = config.listen_tls.map(|_| tls::Probe::new()).transpose().map_err(BuildError::Machine)?;
+    if !wrong.is_empty() {
+        return Err(BuildError::Tls(wrong));
+    }
+    Ok(Keys { clients, peers, probe, look_now: Notify::new() })
 }
 
 /// Runs until told to stop (SIGTERM: drains; SIGINT: at once). Returns when everything is closed.
@@ -240,7 +253,7 @@ pub fn run(app: App) -> Result<(), BuildError> {
         id = %shared.config.id,
         region = %shared.config.region,
         listen = ?shared.config.listen,
-        listen_tls = ?shared.config.listen_tls.as_ref().map(|(address, _)| address),
+        listen_tls = ?shared.config.listen_tls,
         admin = %shared.config.admin,
         "the router starts"
     );
@@ -291,9 +304,7 @@ fn start_loops(
         .connect_timeout(Duration::from_millis(500))
         .pool_idle_timeout(Duration::from_secs(20))
         .build()?;
-    if let Some(tls) = &shared.tls {
-        runtime.spawn(tls::run(tls.clone(), shared.metrics.clone()));
-    }
+    runtime.spawn(tls::run(shared.keys.clone(), shared.metrics.clone()));
     runtime.spawn(stop::reload_when_told(shared.clone()));
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });

@@ -19,7 +19,7 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
-use crate::tls::Tls;
+use crate::tls::Keys;
 
 /// How a gate knows that it may answer.
 #[derive(Debug)]
@@ -60,8 +60,8 @@ pub struct Shared {
     pub pass: Option<PassKey>,
     /// The secret of peers. Never logged.
     pub secret: Option<Box<str>>,
-    /// TLS towards clients, if it is spoken.
-    pub tls: Option<Arc<Tls>>,
+    /// What it knows of TLS.
+    pub keys: Arc<Keys>,
     /// Answers the probe of the own listener, and nothing else does.
     pub probe_token: String,
     /// The numbers.

@@ -20,9 +20,7 @@ pub async fn reload_when_told(shared: Arc<Shared>) {
     let Ok(mut hup) = signal(SignalKind::hangup()) else { return };
     while hup.recv().await.is_some() {
         tracing::info!("SIGHUP: looking at the files");
-        if let Some(tls) = &shared.tls {
-            tls.look_now.notify_one();
-        }
+        shared.keys.look_now.notify_one();
     }
 }
 

@@ -3,108 +3,23 @@
 //! Nothing is bound or connected here, and all mistakes are reported at once.
 
 pub mod cidr;
-pub mod tls;
+mod given;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
 use domicile_model::links::AddressMap;
 use domicile_model::{RegionId, Role, RouterId, SecretRef};
 use domicile_router_core::hold::Limits;
 use domicile_store_etcd::EtcdConfig;
-use serde::Deserialize;
+
+pub use given::Given;
 
 use crate::tls::TlsConfig;
+use crate::tls::peers::PeerConfig;
 use cidr::Cidr;
-
-/// Routes every tenant's requests to the region that serves it.
-#[derive(Debug, Clone, Default, Parser, Deserialize)]
-#[command(name = "domicile-router", version, about)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Given {
-    /// A TOML file with the same names as these options; what is given here wins over it
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
-    pub config: Option<PathBuf>,
-    /// `edge`: takes user traffic anywhere. `gate`: stands in front of the application in a region [default: edge]
-    #[arg(long)]
-    pub role: Option<String>,
-    /// Fixed name of this router; needed with an etcd registry
-    #[arg(long)]
-    pub id: Option<String>,
-    /// The region that it runs in; needed for a gate and with an etcd registry
-    #[arg(long)]
-    pub region: Option<String>,
-    /// Where the fleet is described: `etcd://host:port,host:port[/prefix]` or `file:regions.toml`
-    #[arg(long)]
-    pub registry: Option<String>,
-    /// Where it takes HTTP in the clear, `ip:port`
-    #[arg(long)]
-    pub listen: Option<String>,
-    /// Where it takes TLS, `ip:port`; needs --tls-certs
-    #[arg(long)]
-    pub listen_tls: Option<String>,
-    /// A folder with certificates and keys, NAME.crt and NAME.key; read again when it changes and on SIGHUP
-    #[arg(long, value_name = "DIR")]
-    pub tls_certs: Option<PathBuf>,
-    /// Certificates of the authorities that may sign clients' certificates, PEM
-    #[arg(long, value_name = "FILE")]
-    pub tls_client_ca: Option<PathBuf>,
-    /// Whether clients show certificates: `off`, `optional` or `required` [default: optional with --tls-client-ca]
-    #[arg(long)]
-    pub tls_client_auth: Option<String>,
-    /// The oldest TLS that is spoken: `1.2` or `1.3` [default: 1.2]
-    #[arg(long)]
-    pub tls_min: Option<String>,
-    /// Milliseconds that a handshake may take [default: 10000]
-    #[arg(long)]
-    pub handshake_timeout_ms: Option<u64>,
-    /// Where it shows its state: /livez, /readyz, /metrics, /routes, /table, /inflight
-    #[arg(long)]
-    pub admin: Option<String>,
-    /// Where it answers other gates and agents about proofs; needed to be a witness
-    #[arg(long)]
-    pub peer: Option<String>,
-    /// A JSON object from addresses in the registry to the addresses to dial from here
-    #[arg(long, value_name = "FILE")]
-    pub links: Option<PathBuf>,
-    /// A folder for what must survive a restart: the last good table and the witness's memory
-    #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
-    /// Worker threads for traffic [default: 2]
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// A JSON line per request goes here; `off` for none [default: off]
-    #[arg(long, value_name = "FILE|off")]
-    pub access_log: Option<String>,
-    /// Networks whose `Domicile-*` headers are believed, separated by commas [default: none for an edge, loopback for
-    /// a gate]
-    #[arg(long, value_name = "CIDR,…")]
-    pub trusted_networks: Option<String>,
-    /// The secret shared by routers and agents: `file:/path` or `env:NAME`
-    #[arg(long, value_name = "REF")]
-    pub peer_secret: Option<String>,
-    /// How many requests may wait for a move at once [default: 10000]
-    #[arg(long)]
-    pub hold_max: Option<usize>,
-    /// How many of a cell's waiting requests may be on their way at once after a move [default: 64]
-    #[arg(long)]
-    pub hold_ramp: Option<usize>,
-    /// Milliseconds that the application may take between two pieces of an answer [default: 60000]
-    #[arg(long)]
-    pub upstream_timeout_ms: Option<u64>,
-    /// Milliseconds that the registry may take for one call; further away than that it counts as gone [default: 5000]
-    #[arg(long)]
-    pub registry_call_ms: Option<u64>,
-    /// How many connections may be open at once; more wait in the system's queue [default: 16384]
-    #[arg(long)]
-    pub max_connections: Option<usize>,
-    /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
-    #[arg(long)]
-    pub drain_ms: Option<u64>,
-}
 
 /// A registry that a router can follow.
 #[derive(Debug, Clone)]
@@ -129,7 +44,11 @@ pub struct Config {
     /// Traffic in the clear.
     pub listen: Option<SocketAddr>,
     /// Traffic in TLS. One of the two is there.
-    pub listen_tls: Option<(SocketAddr, TlsConfig)>,
+    pub listen_tls: Option<SocketAddr>,
+    /// TLS towards clients.
+    pub tls: Option<TlsConfig>,
+    /// TLS between routers.
+    pub peers: Option<PeerConfig>,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
     /// State, for people and probes.
@@ -169,8 +88,7 @@ impl Config {
     /// Where it takes traffic, to tell others: in the clear if it does, else in TLS.
     #[must_use]
     pub fn traffic_address(&self) -> SocketAddr {
-        let secure = || self.listen_tls.as_ref().map(|(address, _)| *address);
-        self.listen.or_else(secure).unwrap_or(self.admin)
+        self.listen.or(self.listen_tls).unwrap_or(self.admin)
     }
 }
 
@@ -191,17 +109,20 @@ pub enum Sabotage {
     FollowsDownwards,
     /// A gate lets out what the application wrote under our names, as if it had written it itself.
     ApplicationsBelieved,
+    /// A gate's certificate may be that of any region.
+    AnyRegionsGate,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
         Self::ResidencyUnchecked,
         Self::FollowsDownwards,
         Self::ApplicationsBelieved,
+        Self::AnyRegionsGate,
     ];
 }
 
@@ -212,41 +133,6 @@ pub struct Mistakes(pub Vec<String>);
 
 /// The largest file that is read as configuration, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
-
-impl Given {
-    /// What stands here, and where nothing does, what stands there.
-    #[must_use]
-    fn over(self, other: Self) -> Self {
-        Self {
-            config: self.config,
-            role: self.role.or(other.role),
-            id: self.id.or(other.id),
-            region: self.region.or(other.region),
-            registry: self.registry.or(other.registry),
-            listen: self.listen.or(other.listen),
-            listen_tls: self.listen_tls.or(other.listen_tls),
-            tls_certs: self.tls_certs.or(other.tls_certs),
-            tls_client_ca: self.tls_client_ca.or(other.tls_client_ca),
-            tls_client_auth: self.tls_client_auth.or(other.tls_client_auth),
-            tls_min: self.tls_min.or(other.tls_min),
-            handshake_timeout_ms: self.handshake_timeout_ms.or(other.handshake_timeout_ms),
-            admin: self.admin.or(other.admin),
-            peer: self.peer.or(other.peer),
-            links: self.links.or(other.links),
-            state: self.state.or(other.state),
-            threads: self.threads.or(other.threads),
-            access_log: self.access_log.or(other.access_log),
-            trusted_networks: self.trusted_networks.or(other.trusted_networks),
-            peer_secret: self.peer_secret.or(other.peer_secret),
-            hold_max: self.hold_max.or(other.hold_max),
-            hold_ramp: self.hold_ramp.or(other.hold_ramp),
-            upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
-            registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
-            max_connections: self.max_connections.or(other.max_connections),
-            drain_ms: self.drain_ms.or(other.drain_ms),
-        }
-    }
-}
 
 /// Reads a file that is bounded in size.
 fn read(path: &std::path::Path) -> Result<String, String> {
@@ -339,7 +225,11 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
         }
     };
     let networks = given.trusted_networks.as_deref();
-    let networks = networks.unwrap_or(if role == Role::Gate { "127.0.0.0/8,::1" } else { "" });
+    let networks = networks.unwrap_or(if role == Role::Gate && given.peer_ca.is_none() {
+        "127.0.0.0/8,::1"
+    } else {
+        ""
+    });
     let mut trusted = Vec::new();
     for text in networks.split(',').map(str::trim).filter(|t| !t.is_empty()) {
         match text.parse() {
@@ -363,7 +253,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     if peer.is_some() && given.peer_secret.is_none() {
         note("peer-secret", "whoever answers peers needs the secret that they share".into());
     }
-    let tls = tls::parse(&given, &mut note);
+    let tls = tls::clients(&given, &mut note);
+    let peers = tls::peers(&given, &mut note);
     let mut bounded = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
         let value = value.unwrap_or(default);
         if !(least..=most).contains(&value) {
@@ -390,7 +281,9 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 region,
                 registry,
                 listen,
-                listen_tls: listen_tls.flatten().zip(tls),
+                listen_tls: listen_tls.flatten(),
+                tls,
+                peers,
                 handshake_timeout: Duration::from_millis(handshake),
                 admin,
                 peer,
@@ -414,6 +307,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn given(args: &[&str]) -> Given {

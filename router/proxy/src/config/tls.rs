@@ -1,10 +1,11 @@
-//! What is said of TLS towards clients.
+//! What is said of TLS: towards clients, and between routers.
 
 use super::Given;
+use crate::tls::peers::PeerConfig;
 use crate::tls::{ClientAuth, TlsConfig};
 
 /// What was given, checked; none where no TLS is wanted or something is wrong, which `note` then hears of.
-pub(super) fn parse(given: &Given, note: &mut impl FnMut(&str, String)) -> Option<TlsConfig> {
+pub(super) fn clients(given: &Given, note: &mut impl FnMut(&str, String)) -> Option<TlsConfig> {
     let auth = match given.tls_client_auth.as_deref() {
         None if given.tls_client_ca.is_some() => ClientAuth::Optional,
         None | Some("off") => ClientAuth::Off,
@@ -43,7 +44,7 @@ pub(super) fn parse(given: &Given, note: &mut impl FnMut(&str, String)) -> Optio
         note(name, "says something about TLS, but there is no --listen-tls".into());
     }
     let certs = match &given.tls_certs {
-        None if wanted => {
+        None if wanted && given.peer_cert.is_none() => {
             note("tls-certs", "name the folder with certificates and keys".into());
             return None;
         }
@@ -55,4 +56,21 @@ pub(super) fn parse(given: &Given, note: &mut impl FnMut(&str, String)) -> Optio
         client_auth: auth,
         only_13,
     })
+}
+
+/// What was given for TLS between routers: all of it or nothing.
+pub(super) fn peers(given: &Given, note: &mut impl FnMut(&str, String)) -> Option<PeerConfig> {
+    let all = [("peer-ca", &given.peer_ca), ("peer-cert", &given.peer_cert), ("peer-key", &given.peer_key)];
+    match (&given.peer_ca, &given.peer_cert, &given.peer_key) {
+        (None, None, None) => None,
+        (Some(ca), Some(cert), Some(key)) => {
+            Some(PeerConfig { ca: ca.clone(), cert: cert.clone(), key: key.clone() })
+        }
+        _ => {
+            for (name, _) in all.iter().filter(|(_, given)| given.is_none()) {
+                note(name, "TLS between routers needs --peer-ca, --peer-cert and --peer-key".into());
+            }
+            None
+        }
+    }
 }

@@ -86,7 +86,7 @@ async fn inflight(State(shared): State<Arc<Shared>>) -> Json<Value> {
 
 /// The certificates towards clients: for whom, until when, and which files can't be used.
 async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let Some(tls) = &shared.tls else { return Json(json!({"certificates": [], "unusable": []})) };
+    let Some(tls) = &shared.keys.clients else { return Json(json!({"certificates": [], "unusable": []})) };
     let terms = tls.terms();
     let unusable: Vec<_> = terms.unusable.iter().map(|u| json!({"path": u.path, "why": u.why})).collect();
     Json(json!({ "certificates": terms.shelf.all().collect::<Vec<_>>(), "unusable": unusable }))

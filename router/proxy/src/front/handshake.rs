@@ -1,13 +1,18 @@
 //! The TLS handshake of a client: by which certificate, or why not at all.
 
+use std::sync::Arc;
+
 use pingora_core::protocols::ALPN;
+use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::stream::Socket;
-use crate::tls::{PROBE_NAME, Secure, Tls};
+use crate::tls::peers::{PeerName, SUFFIX};
+use crate::tls::shelf::Certificate;
+use crate::tls::{Keys, PROBE_NAME, Secure};
 
 /// A fatal alert, as a record of its own: `unrecognized_name` (RFC 6066, section 3). In the clear, as every alert before
 /// the handshake has begun.
@@ -22,13 +27,15 @@ pub enum Refused {
     UnknownName,
     /// What came was no handshake, or the two could not agree.
     Broken,
+    /// It was signed like a router, but for none.
+    Stranger,
     /// It took too long.
     Late,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::NoName, Self::UnknownName, Self::Broken, Self::Late];
+    pub const ALL: [Self; 5] = [Self::NoName, Self::UnknownName, Self::Broken, Self::Stranger, Self::Late];
 
     /// The label in metrics.
     #[must_use]
@@ -37,13 +44,17 @@ impl Refused {
             Self::NoName => "no-name",
             Self::UnknownName => "unknown-name",
             Self::Broken => "broken",
+            Self::Stranger => "stranger",
             Self::Late => "late",
         }
     }
 }
 
 /// Accepts a connection.
-pub(super) async fn accept(tls: &Tls, socket: Socket) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
+pub(super) async fn accept(
+    keys: &Keys,
+    socket: Socket,
+) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
     tokio::pin!(acceptor);
     let start = match acceptor.as_mut().await {
@@ -51,29 +62,46 @@ pub(super) async fn accept(tls: &Tls, socket: Socket) -> Result<(TlsStream<Socke
         Err(_) => return Err(Refused::Broken),
     };
     let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
-    let (name, certificate, config) = match name {
-        Some(name) if name == PROBE_NAME => (name, tls.probe.certificate.clone(), tls.probe.server.clone()),
-        name => {
-            let terms = tls.terms();
-            let found = name.as_deref().and_then(|n| terms.shelf.find(n)).cloned();
-            let Some(certificate) = found else {
-                let why = if name.is_none() { Refused::NoName } else { Refused::UnknownName };
-                let mut socket = start.io;
-                let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
-                let _ = socket.shutdown().await;
-                return Err(why);
-            };
-            (name.unwrap_or_default(), certificate, terms.config.clone())
-        }
+    let Some((certificate, config, between_routers)) = name.as_deref().and_then(|name| by_name(keys, name))
+    else {
+        let why = if name.is_none() { Refused::NoName } else { Refused::UnknownName };
+        let mut socket = start.io;
+        let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
+        let _ = socket.shutdown().await;
+        return Err(why);
     };
     let stream = start.into_stream(config).await.map_err(|_| Refused::Broken)?;
     let session = stream.get_ref().1;
     let version = if session.alpn_protocol() == Some(b"h2") { ALPN::H2 } else { ALPN::H1 };
+    let client = session.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
+    let peer = if between_routers {
+        // Signed by the authority of routers, but for none of them: an agent's, say.
+        let names = client.as_deref().map(Certificate::names_in).unwrap_or_default();
+        Some(PeerName::among(&names).ok_or(Refused::Stranger)?)
+    } else {
+        None
+    };
     let secure = Secure {
         certificate,
-        name,
+        name: name.unwrap_or_default(),
         version: session.protocol_version().and_then(|v| v.as_str()).unwrap_or("unknown"),
-        client: session.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec()),
+        client,
+        peer,
     };
     Ok((stream, version, secure))
+}
+
+/// The certificate and the terms for a name, and whether they are those between routers.
+fn by_name(keys: &Keys, name: &str) -> Option<(Arc<Certificate>, Arc<ServerConfig>, bool)> {
+    if let Some(probe) = keys.probe.as_ref().filter(|_| name == PROBE_NAME) {
+        return Some((probe.certificate.clone(), probe.server.clone(), false));
+    }
+    if name.ends_with(SUFFIX) {
+        let peers = keys.peers.as_ref().filter(|peers| peers.name().dns() == name)?;
+        let terms = peers.terms();
+        return Some((terms.certificate.clone(), terms.server.clone(), true));
+    }
+    let terms = keys.clients.as_ref()?.terms();
+    let certificate = terms.shelf.find(name)?.clone();
+    Some((certificate, terms.config.clone(), false))
 }

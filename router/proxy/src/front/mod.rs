@@ -6,6 +6,7 @@
 
 pub mod connection;
 mod handshake;
+mod preface;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -47,7 +48,7 @@ const MOST_REQUESTS: u32 = 100_000;
 /// What a listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
-    /// HTTP/1.1 in the clear.
+    /// HTTP/1.1, or HTTP/2 with prior knowledge, in the clear.
     Http,
     /// TLS, and in it HTTP/1.1 or HTTP/2.
     Https,
@@ -147,9 +148,11 @@ impl Front {
     async fn attend(&self, socket: TcpStream, from: SocketAddr, door: Door) {
         // Without it the last piece of an answer waits for the client's acknowledgement of the one before.
         let _ = socket.set_nodelay(true);
-        let socket = Prefixed::new(Bytes::new(), socket);
         let (transport, version, secure) = match door {
-            Door::Http => (Transport::Plain(socket), ALPN::H1, None),
+            Door::Http => match preface::read(socket).await {
+                Some((socket, version)) => (Transport::Plain(socket), version, None),
+                None => return,
+            },
             Door::Https => {
                 match tokio::time::timeout(self.shared.config.handshake_timeout, self.secure(socket)).await {
                     Ok(Ok((stream, version, secure))) => {
@@ -175,9 +178,8 @@ impl Front {
     }
 
     /// The handshake.
-    async fn secure(&self, socket: Socket) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
-        let tls = self.shared.tls.as_ref().ok_or(Refused::Broken)?;
-        handshake::accept(tls, socket).await
+    async fn secure(&self, socket: TcpStream) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
+        handshake::accept(&self.shared.keys, Prefixed::new(Bytes::new(), socket)).await
     }
 
     /// Closes the listeners once they have taken what waits, then every connection once its last answer is out. Returns

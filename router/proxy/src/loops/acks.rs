@@ -257,10 +257,10 @@ async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<O
             answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT)
         };
         let secure = async {
-            let (Some((address, _)), Some(tls)) = (&shared.config.listen_tls, &shared.tls) else {
+            let (Some(address), Some(probe)) = (shared.config.listen_tls, &shared.keys.probe) else {
                 return true;
             };
-            tls.probe.ask(from_here(*address), &shared.probe_token).await.is_ok()
+            probe.ask(from_here(address), &shared.probe_token).await.is_ok()
         };
         let both = tokio::time::timeout(PROBED, async { tokio::join!(plain, secure) }).await;
         // One that was told to stop closes its listeners, and has requests in flight that somebody may wait for.

@@ -35,6 +35,8 @@ pub struct Ctx {
     pub hops: u8,
     /// Whether its body is too large, or of unknown size, to be sent twice.
     pub unrepeatable: bool,
+    /// Whether it is a gRPC call: those need HTTP/2 on every hop, for their trailers.
+    pub grpc: bool,
     /// Whether it waited here.
     pub held: bool,
     /// For how long, in all.
@@ -82,6 +84,7 @@ impl Ctx {
             sent: None,
             hops: 0,
             unrepeatable: false,
+            grpc: false,
             held: false,
             hold: std::time::Duration::ZERO,
             route: None,

@@ -63,6 +63,11 @@ pub fn remember(ctx: &mut Ctx, head: &RequestHeader, trusted: bool) {
         ctx.hops = number(&head.headers, headers::HOPS).unwrap_or(0);
     }
     let length: Option<u64> = number(&head.headers, "content-length");
+    let kind = head.headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    // `application/grpc`, `application/grpc+proto`, `application/grpc;…`, and not `application/grpc-web`.
+    ctx.grpc = kind
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.first().is_none_or(|b| b"+;".contains(b)));
     let streamed = head.headers.contains_key(http::header::TRANSFER_ENCODING);
     let upgrade = head.headers.contains_key(http::header::UPGRADE);
     ctx.unrepeatable = streamed || upgrade || length.is_some_and(|l| l > REPEATABLE);

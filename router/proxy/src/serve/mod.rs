@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use domicile_model::Role;
 use domicile_router_core::headers::{self, MAX_HOPS};
 use domicile_router_core::identify::{By, identify};
 use domicile_router_core::{Cause, admit};
@@ -18,7 +19,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::access_log::{Line, path_only};
+use crate::config::Sabotage;
 use crate::state::{Shared, millis};
+use crate::tls::peers::PeerName;
 use admission::{Request, admit, take_up};
 use ctx::Ctx;
 
@@ -32,6 +35,9 @@ const CONNECT: Duration = Duration::from_millis(1_000);
 /// How long an idle connection to the next server is kept: shorter than any server's own patience (Pingora's is a
 /// minute), or a request meets a closing connection.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// Calls at once over one HTTP/2 connection to the next server.
+const MOST_STREAMS: usize = 100;
 
 /// The router as Pingora sees it.
 #[derive(Debug, Clone)]
@@ -90,7 +96,7 @@ impl Router {
         let clues = head::clues(session.req_header(), ctx.trusted);
         // A certificate of several hosts lets a client send all of them over one connection. What was agreed on in the
         // handshake (who may decrypt, whose certificate the client has shown) was agreed on for the names in it only.
-        if let Some(secure) = ctx.secure()
+        if let Some(secure) = ctx.secure().filter(|s| s.peer.is_none())
             && let Some(host) = clues.host_name()
             && !secure.certificate.covers(&host)
         {
@@ -176,8 +182,12 @@ impl ProxyHttp for Router {
         }
         // A client that reads nothing must not keep a request in flight, and a move waiting, for ever.
         session.set_write_timeout(Some(shared.config.upstream_timeout));
-        let trusted =
-            Self::client(session).is_some_and(|ip| shared.config.trusted.iter().any(|net| net.contains(ip)));
+        let trusted = match ctx.secure() {
+            // Whoever speaks TLS and is no router is a user, wherever it comes from.
+            Some(secure) => secure.peer.is_some(),
+            None => Self::client(session)
+                .is_some_and(|ip| shared.config.trusted.iter().any(|net| net.contains(ip))),
+        };
         head::remember(ctx, session.req_header(), trusted);
         match self.begin(session, ctx).await {
             Ok(()) => Ok(false),
@@ -208,14 +218,32 @@ impl ProxyHttp for Router {
             return Err(Self::refuse(ctx, Cause::Unreachable));
         };
         ctx.asked.get_or_insert(self.shared.now());
-        let mut peer = HttpPeer::new(self.shared.config.links.dial(address), false, String::new());
+        let address = self.shared.config.links.dial(address);
+        let mut peer = match self.shared.keys.peers.as_ref().filter(|_| !route.local) {
+            None => HttpPeer::new(address, false, String::new()),
+            Some(peers) => {
+                let terms = peers.terms();
+                // The name says which region is meant: a gate of another one is not spoken to.
+                let gate = PeerName { role: Role::Gate, region: route.region.clone() };
+                let mut peer = HttpPeer::new(address, true, gate.dns());
+                peer.options.ca = Some(terms.ca.clone());
+                peer.client_cert_key = Some(terms.client.clone());
+                peer.group_key = terms.generation;
+                peer.options.verify_hostname = self.shared.config.sabotage != Sabotage::AnyRegionsGate;
+                peer
+            }
+        };
         let patience = self.shared.config.upstream_timeout;
         peer.options.connection_timeout = Some(CONNECT);
         peer.options.total_connection_timeout = Some(CONNECT);
         peer.options.idle_timeout = Some(IDLE);
         peer.options.write_timeout = Some(patience);
-        // A tunnel may be silent for longer than an answer.
-        peer.options.read_timeout = (!session.is_upgrade_req()).then_some(patience);
+        // A tunnel may be silent for longer than an answer, and so may a call that streams.
+        peer.options.read_timeout = (!session.is_upgrade_req() && !ctx.grpc).then_some(patience);
+        if ctx.grpc {
+            peer.options.set_http_version(2, 2);
+            peer.options.max_h2_streams = MOST_STREAMS;
+        }
         Ok(Box::new(peer))
     }
 

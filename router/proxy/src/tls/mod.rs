@@ -1,5 +1,6 @@
 //! TLS towards clients: certificates by name, terms of the handshake, both replaced while connections go on.
 
+pub mod peers;
 mod probe;
 mod reload;
 pub mod shelf;
@@ -16,6 +17,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use serde::Deserialize;
 
+use peers::{PeerName, Peers};
 pub use probe::{PROBE_NAME, Probe};
 pub use reload::run;
 use shelf::{Certificate, Shelf, Unusable};
@@ -72,10 +74,6 @@ pub struct Tls {
     config: TlsConfig,
     provider: Arc<CryptoProvider>,
     terms: ArcSwap<Terms>,
-    /// Rung by SIGHUP.
-    pub look_now: tokio::sync::Notify,
-    /// For the probe of the own listener.
-    pub probe: Probe,
 }
 
 impl std::fmt::Debug for Tls {
@@ -102,8 +100,6 @@ impl Tls {
     /// All that can't be used, at once: a router that starts serves all that it is told to.
     pub fn open(config: TlsConfig) -> Result<Self, Vec<Unusable>> {
         let provider = provider();
-        let probe = Probe::new(&provider)
-            .map_err(|why| vec![Unusable { path: "the certificate of the own probe".into(), why }])?;
         let terms = terms(&config, &provider, None)?;
         if !terms.unusable.is_empty() {
             return Err(terms.unusable);
@@ -113,8 +109,7 @@ impl Tls {
                 "holds no certificate: put NAME.crt (the chain, leaf first) and NAME.key there".to_owned();
             return Err(vec![Unusable { path: config.certs.display().to_string(), why }]);
         }
-        let look_now = tokio::sync::Notify::new();
-        Ok(Self { config, provider, terms: ArcSwap::from_pointee(terms), look_now, probe })
+        Ok(Self { config, provider, terms: ArcSwap::from_pointee(terms) })
     }
 
     /// What a connection is accepted on now.
@@ -202,4 +197,19 @@ pub struct Secure {
     pub version: &'static str,
     /// The leaf that the client showed and proved, in DER.
     pub client: Option<Vec<u8>>,
+    /// The router at the other end, if it is one.
+    pub peer: Option<PeerName>,
+}
+
+/// All that this router knows of TLS.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Towards clients, if it speaks TLS with them.
+    pub clients: Option<Tls>,
+    /// Between routers, if they show each other certificates.
+    pub peers: Option<Peers>,
+    /// For the probe of the own TLS listener, if there is one.
+    pub probe: Option<Probe>,
+    /// Rung by SIGHUP: look at the files now.
+    pub look_now: tokio::sync::Notify,
 }

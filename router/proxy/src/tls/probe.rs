@@ -29,7 +29,12 @@ pub struct Probe {
 }
 
 impl Probe {
-    pub(super) fn new(provider: &Arc<CryptoProvider>) -> Result<Self, String> {
+    /// Makes a certificate for this life of the process.
+    ///
+    /// # Errors
+    /// When there is no randomness to be had.
+    pub fn new() -> Result<Self, String> {
+        let provider: &Arc<CryptoProvider> = &super::provider();
         let text = |e: &dyn std::fmt::Display| e.to_string();
         let made = rcgen::generate_simple_self_signed([PROBE_NAME.to_owned()]).map_err(|e| text(&e))?;
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());

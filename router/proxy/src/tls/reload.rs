@@ -7,7 +7,9 @@ use std::time::Duration;
 use domicile_model::clock::pause;
 use sha2::{Digest, Sha256};
 
-use super::Tls;
+use super::peers::Peers;
+use super::shelf::Unusable;
+use super::{Keys, Tls};
 use crate::metrics::Metrics;
 
 /// How often the files are looked at. Only their names, sizes and times: cheap for thousands.
@@ -16,32 +18,23 @@ const LOOK: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Reloads for as long as the router lives.
-pub async fn run(tls: Arc<Tls>, metrics: Metrics) {
-    let look = |tls: &Arc<Tls>| {
-        let tls = tls.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut seen = Sha256::new();
-            fingerprint(&tls.config.certs, &mut seen, 2);
-            if let Some(ca) = &tls.config.client_ca {
-                fingerprint(ca, &mut seen, 0);
-            }
-            seen.finalize()
-        })
-    };
-    let mut known = look(&tls).await.ok();
+pub async fn run(keys: Arc<Keys>, metrics: Metrics) {
+    let mut known = look(&keys).await;
     let mut failing = false;
     loop {
-        measure(&tls, &metrics);
+        if let Some(tls) = &keys.clients {
+            measure(tls, &metrics);
+        }
         let told = tokio::select! {
             () = pause(LOOK) => false,
-            () = tls.look_now.notified() => true,
+            () = keys.look_now.notified() => true,
         };
         // Before the files are read: what changes meanwhile is seen the next time.
-        let now = look(&tls).await.ok();
+        let now = look(&keys).await;
         if now == known && !told && !failing {
             continue;
         }
-        let reading = tls.clone();
+        let reading = keys.clone();
         let Ok(wrong) = tokio::task::spawn_blocking(move || reading.reload()).await else { continue };
         if now != known || told {
             for why in &wrong {
@@ -51,12 +44,39 @@ pub async fn run(tls: Arc<Tls>, metrics: Metrics) {
                     "a certificate can't be used; what was there before serves"
                 );
             }
-            let all = tls.terms().shelf.all().count();
+            let all = keys.clients.as_ref().map_or(0, |tls| tls.terms().shelf.all().count());
             tracing::info!(certificates = all, unusable = wrong.len(), "the certificates were read again");
         }
         failing = !wrong.is_empty();
         known = now;
     }
+}
+
+impl Keys {
+    fn reload(&self) -> Vec<Unusable> {
+        let mut wrong = self.clients.as_ref().map(Tls::reload).unwrap_or_default();
+        wrong.extend(self.peers.as_ref().and_then(Peers::reload));
+        wrong
+    }
+}
+
+/// A digest of what the files look like from outside. None: it could not be made.
+async fn look(keys: &Arc<Keys>) -> Option<Vec<u8>> {
+    let keys = keys.clone();
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut seen = Sha256::new();
+        if let Some(tls) = &keys.clients {
+            fingerprint(&tls.config.certs, &mut seen, 2);
+            if let Some(ca) = &tls.config.client_ca {
+                fingerprint(ca, &mut seen, 0);
+            }
+        }
+        for file in keys.peers.iter().flat_map(Peers::files) {
+            fingerprint(file, &mut seen, 0);
+        }
+        seen.finalize().to_vec()
+    });
+    looked.await.ok()
 }
 
 fn fingerprint(path: &Path, seen: &mut Sha256, below: u8) {

@@ -70,8 +70,21 @@ impl Certificate {
         })
     }
 
+    /// The DNS names in a certificate, given in DER; none if it can't be read.
+    #[must_use]
+    pub fn names_in(der: &[u8]) -> Vec<String> {
+        X509Certificate::from_der(der).map(|(_, parsed)| dns_names(&parsed)).unwrap_or_default()
+    }
+
+    /// The chain and the private key as they lie on disk, in DER, for a library that wants them so.
+    pub(super) fn der(&self, key: &Path) -> Result<(Vec<Vec<u8>>, Vec<u8>), Unusable> {
+        let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+            .map_err(|e| Unusable { path: key.display().to_string(), why: e.to_string() })?;
+        Ok((self.key.cert.iter().map(|c| c.to_vec()).collect(), private.secret_der().to_vec()))
+    }
+
     /// Reads a pair.
-    fn read(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, Unusable> {
+    pub(super) fn read(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, Unusable> {
         let bad = |path: &Path, why: String| Unusable { path: path.display().to_string(), why };
         let certs = certificates(chain)?;
         let leaf = certs

@@ -1,0 +1,34 @@
+//! HTTP/1.1 or HTTP/2 in the clear: told by the first bytes (RFC 9113, section 3.4).
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pingora_core::protocols::ALPN;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::stream::{Prefixed, Socket};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a connection may say nothing: as long as one between two requests.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// Reads as much as is needed to tell; nothing is lost of it. None: the client has left, or never said anything.
+pub(super) async fn read(mut socket: TcpStream) -> Option<(Socket, ALPN)> {
+    let mut ahead = BytesMut::new();
+    let version = tokio::time::timeout(SILENT, async {
+        loop {
+            if socket.read_buf(&mut ahead).await.ok()? == 0 {
+                return None;
+            }
+            if ahead.len() >= PREFACE.len() {
+                return Some(if ahead.starts_with(PREFACE) { ALPN::H2 } else { ALPN::H1 });
+            }
+            if !PREFACE.starts_with(&ahead) {
+                return Some(ALPN::H1);
+            }
+        }
+    });
+    let version = version.await.ok()??;
+    Some((Prefixed::new(ahead.freeze(), socket), version))
+}
