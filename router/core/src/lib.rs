@@ -12,8 +12,10 @@ pub mod identify;
 pub mod inflight;
 pub mod pass;
 pub mod proofs;
+pub mod standing;
 #[cfg(test)]
 mod testing;
+pub mod websocket;
 pub mod witness;
 pub mod writer;
 

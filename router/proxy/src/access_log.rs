@@ -38,6 +38,9 @@ pub struct Line {
     pub status: u16,
     /// Why it was not the application that answered.
     pub cause: Option<&'static str>,
+    /// Why a stream that stood open was ended from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<&'static str>,
     /// How long it waited for moves.
     pub hold_ms: f64,
     /// From the first contact with the next server to its answer's head.

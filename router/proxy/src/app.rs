@@ -30,6 +30,7 @@ use crate::front::{Door, Front};
 use crate::hold::HoldRoom;
 use crate::loops;
 use crate::metrics::Metrics;
+use crate::standing::Dial;
 use crate::state::{Proofs, Shared};
 use crate::stop;
 use crate::tls::peers::{PeerName, Peers};
@@ -201,6 +202,9 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         pass: secret.as_deref().and_then(PassKey::new),
         secret: secret.map(Into::into),
         keys,
+        standing: Arc::default(),
+        dial: Dial::default(),
+        stopping: watch::Sender::new(false),
         probe_token: uuid::Uuid::new_v4().simple().to_string(),
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
@@ -306,6 +310,8 @@ fn start_loops(
         .build()?;
     runtime.spawn(tls::run(shared.keys.clone(), shared.metrics.clone()));
     runtime.spawn(stop::reload_when_told(shared.clone()));
+    let (standing, mirror) = (shared.standing.clone(), shared.mirror.clone());
+    runtime.spawn(async move { standing.run(&mirror).await });
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {

@@ -2,7 +2,8 @@
 //!
 //! [`config`] says what it is told, [`app`] puts it together and runs it, [`serve`] is the way of a request,
 //! [`loops`] keep proofs, acknowledgements and the witness's memory up to date, [`doors`] are the admin and the peer
-//! listener, [`front`] takes connections, [`tls`] holds certificates. Decisions are in `domicile-router-core`.
+//! listener, [`front`] takes connections, [`tls`] holds certificates,
+//! [`standing`] carries what stands open for long. Decisions are in `domicile-router-core`.
 
 pub mod access_log;
 pub mod app;
@@ -13,6 +14,7 @@ pub mod hold;
 pub mod loops;
 pub mod metrics;
 pub mod serve;
+pub mod standing;
 pub mod state;
 pub mod stop;
 pub mod tls;

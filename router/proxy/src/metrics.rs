@@ -1,12 +1,14 @@
 //! Numbers for Prometheus. Labels are bounded: no tenant, host, path or address is ever one.
 
 use domicile_router_core::Cause;
+use domicile_router_core::standing::Kind;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
 use crate::front::Refused;
+use crate::standing::carry::Why;
 
 /// All numbers of one router.
 #[derive(Debug, Clone)]
@@ -40,6 +42,10 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections that were not decrypted, by why.
     pub tls_refused: IntCounterVec,
+    /// Streams that stand open, by kind.
+    pub streams: IntGaugeVec,
+    /// Streams that were ended from here, by kind and why.
+    pub streams_ended: IntCounterVec,
     /// Certificates towards clients, by state.
     pub certificates: IntGaugeVec,
     /// When the first of them ends, in seconds since 1970; 0 without any.
@@ -98,8 +104,29 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(certificates.clone()))?;
+        let streams = IntGaugeVec::new(
+            Opts::new("domicile_router_streams", "Streams that stand open, by kind"),
+            &["kind"],
+        )?;
+        registry.register(Box::new(streams.clone()))?;
+        let streams_ended = IntCounterVec::new(
+            Opts::new(
+                "domicile_router_streams_ended_total",
+                "Streams that were ended from here, by kind and why",
+            ),
+            &["kind", "why"],
+        )?;
+        registry.register(Box::new(streams_ended.clone()))?;
+        for kind in Kind::ALL {
+            streams.with_label_values(&[kind.label()]);
+            for why in Why::ALL {
+                streams_ended.with_label_values(&[kind.label(), why.label()]);
+            }
+        }
         Ok(Self {
             requests,
+            streams,
+            streams_ended,
             tls_refused,
             certificates,
             certificate_first_end: gauge(

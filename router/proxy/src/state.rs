@@ -19,6 +19,7 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
+use crate::standing::{Dial, Standing};
 use crate::tls::Keys;
 
 /// How a gate knows that it may answer.
@@ -60,6 +61,12 @@ pub struct Shared {
     pub pass: Option<PassKey>,
     /// The secret of peers. Never logged.
     pub secret: Option<Box<str>>,
+    /// Streams that stand open.
+    pub standing: Arc<Standing>,
+    /// Where they are carried over.
+    pub dial: Dial,
+    /// Set when they are to end, since the router stops.
+    pub stopping: watch::Sender<bool>,
     /// What it knows of TLS.
     pub keys: Arc<Keys>,
     /// Answers the probe of the own listener, and nothing else does.

@@ -54,6 +54,7 @@ async fn drain(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
     // Load balancers look every so often, and connections come until then. Those that are open already learn it with
     // their next answer.
     pause(shared.config.drain).await;
+    shared.stopping.send_replace(true);
     // What waits for a move goes on waiting: its hold ends before this does, or it would be cut anyway.
     let front = front.clone();
     let closed = traffic.spawn(async move { front.close(LAST_REQUESTS).await });

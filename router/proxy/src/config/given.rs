@@ -97,6 +97,10 @@ pub struct Given {
     /// How many connections may be open at once; more wait in the system's queue [default: 16384]
     #[arg(long)]
     pub max_connections: Option<usize>,
+    /// Milliseconds after a switch within which WebSocket, event and gRPC streams to the region that was left are ended;
+    /// spread, so that not all come back at once [default: 5000]
+    #[arg(long)]
+    pub linger_ms: Option<u64>,
     /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
     #[arg(long)]
     pub drain_ms: Option<u64>,
@@ -135,6 +139,7 @@ impl Given {
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
             registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
             max_connections: self.max_connections.or(other.max_connections),
+            linger_ms: self.linger_ms.or(other.linger_ms),
             drain_ms: self.drain_ms.or(other.drain_ms),
         }
     }

@@ -77,6 +77,8 @@ pub struct Config {
     pub registry_call: Duration,
     /// Connections of clients at once.
     pub max_connections: usize,
+    /// How long after a switch the streams of the region that was left may stand.
+    pub linger: Duration,
     /// Between not ready and closed.
     pub drain: Duration,
     /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
@@ -111,11 +113,13 @@ pub enum Sabotage {
     ApplicationsBelieved,
     /// A gate's certificate may be that of any region.
     AnyRegionsGate,
+    /// Streams that stand open are never told to go.
+    SilentStreamsStay,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
@@ -123,6 +127,7 @@ impl Sabotage {
         Self::FollowsDownwards,
         Self::ApplicationsBelieved,
         Self::AnyRegionsGate,
+        Self::SilentStreamsStay,
     ];
 }
 
@@ -270,6 +275,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
     let connections = bounded("max-connections", wide(given.max_connections), 16_384, 1, 1_000_000);
     let handshake = bounded("handshake-timeout-ms", given.handshake_timeout_ms, 10_000, 10, 600_000);
+    let linger = bounded("linger-ms", given.linger_ms, 5_000, 0, 600_000);
     let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
     let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
 
@@ -297,6 +303,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 upstream_timeout: Duration::from_millis(upstream),
                 registry_call: Duration::from_millis(registry_call),
                 max_connections: narrow(connections),
+                linger: Duration::from_millis(linger),
                 drain: Duration::from_millis(drain),
                 sabotage: Sabotage::None,
             })

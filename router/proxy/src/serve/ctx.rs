@@ -63,6 +63,8 @@ pub struct Ctx {
     pub answer: Option<(RegionId, Epoch)>,
     /// Why the application did not answer it.
     pub cause: Option<Cause>,
+    /// Why a stream was ended from here.
+    pub ended: Option<&'static str>,
     /// Seconds for Retry-After, if better known than from the cause.
     pub retry_after: Option<u64>,
     /// The probe of the own listener: not logged, not counted.
@@ -98,6 +100,7 @@ impl Ctx {
             answered: None,
             answer: None,
             cause: None,
+            ended: None,
             retry_after: None,
             probe: false,
         }

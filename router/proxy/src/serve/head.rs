@@ -145,26 +145,26 @@ pub fn send_on(
 
 /// What a gate's 421 says; none if the answer is not one, or says nothing usable.
 #[must_use]
-pub fn moved(head: &ResponseHeader) -> Option<Moved> {
-    if head.status != http::StatusCode::MISDIRECTED_REQUEST
-        || once(&head.headers, headers::GATE) != Some(headers::GATE_MOVED.as_bytes())
+pub fn moved(status: http::StatusCode, head: &HeaderMap) -> Option<Moved> {
+    if status != http::StatusCode::MISDIRECTED_REQUEST
+        || once(head, headers::GATE) != Some(headers::GATE_MOVED.as_bytes())
     {
         return None;
     }
-    let text = |name| once(&head.headers, name).and_then(|v| std::str::from_utf8(v).ok());
+    let text = |name| once(head, name).and_then(|v| std::str::from_utf8(v).ok());
     Some(Moved {
         cell: CellId::new(text(headers::CELL)?).ok()?,
-        epoch: Epoch(number(&head.headers, headers::EPOCH)?),
+        epoch: Epoch(number(head, headers::EPOCH)?),
         region: RegionId::new(text(headers::REGION)?).ok()?,
     })
 }
 
 /// Who answered, under which epoch, if a gate says so.
 #[must_use]
-pub fn answered_by(head: &ResponseHeader) -> Option<(RegionId, Epoch)> {
-    once(&head.headers, headers::GATE)?;
-    let region = once(&head.headers, headers::REGION).and_then(|v| std::str::from_utf8(v).ok())?;
-    Some((RegionId::new(region).ok()?, Epoch(number(&head.headers, headers::EPOCH)?)))
+pub fn answered_by(head: &HeaderMap) -> Option<(RegionId, Epoch)> {
+    once(head, headers::GATE)?;
+    let region = once(head, headers::REGION).and_then(|v| std::str::from_utf8(v).ok())?;
+    Some((RegionId::new(region).ok()?, Epoch(number(head, headers::EPOCH)?)))
 }
 
 /// Writes our headers into an answer that passes. What the application wrote under these names is dropped.

@@ -20,6 +20,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::access_log::{Line, path_only};
 use crate::config::Sabotage;
+use crate::standing;
 use crate::state::{Shared, millis};
 use crate::tls::peers::PeerName;
 use admission::{Request, admit, take_up};
@@ -45,6 +46,15 @@ pub struct Router {
     shared: Arc<Shared>,
 }
 
+/// What an answer's head means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// It is the application's, and may be passed on.
+    Passes,
+    /// The request belongs elsewhere, and the context says where.
+    Follow,
+}
+
 impl Router {
     /// A router.
     #[must_use]
@@ -52,8 +62,13 @@ impl Router {
         Self { shared }
     }
 
+    /// What it shares with all other parts.
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Ends a request with a cause of ours. Never tried again.
-    fn refuse(ctx: &mut Ctx, cause: Cause) -> Box<Error> {
+    pub(crate) fn refuse(ctx: &mut Ctx, cause: Cause) -> Box<Error> {
         ctx.cause = Some(cause);
         let mut error = Error::explain(ErrorType::HTTPStatus(cause.entry().status), cause.label());
         error.as_in();
@@ -61,7 +76,7 @@ impl Router {
         error
     }
 
-    async fn answer(&self, session: &mut Session, ctx: &mut Ctx, cause: Cause) -> Result<()> {
+    pub(crate) async fn answer(&self, session: &mut Session, ctx: &mut Ctx, cause: Cause) -> Result<()> {
         ctx.cause = Some(cause);
         let (head, body) = head::problem(&self.shared, ctx, cause, self.shared.now())?;
         let no_body = session.req_header().method == http::Method::HEAD;
@@ -72,7 +87,7 @@ impl Router {
         Ok(())
     }
 
-    async fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Cause> {
+    pub(crate) async fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Cause> {
         let head = session.req_header();
         let pass = head.headers.get(headers::PASS).map(http::HeaderValue::as_bytes);
         let bytes = head.raw_path().len()
@@ -123,7 +138,7 @@ impl Router {
     }
 
     /// Whether a piece of an answer may leave a gate.
-    fn check(&self, ctx: &mut Ctx) -> Result<()> {
+    pub(crate) fn check(&self, ctx: &mut Ctx) -> Result<()> {
         if !self.shared.is_gate() || !ctx.is_local() {
             return Ok(());
         }
@@ -138,7 +153,40 @@ impl Router {
         Err(Self::refuse(ctx, Cause::OutcomeUnknown))
     }
 
-    fn client(session: &Session) -> Option<std::net::IpAddr> {
+    /// What an answer's head means for its request: whether it may pass, or says where the request belongs.
+    ///
+    /// # Errors
+    /// Why it must not pass.
+    pub(crate) fn judge(
+        &self,
+        ctx: &mut Ctx,
+        status: http::StatusCode,
+        headers: &http::HeaderMap,
+    ) -> Result<Judged, Cause> {
+        ctx.answered.get_or_insert(self.shared.now());
+        ctx.released = None;
+        let Some(route) = &ctx.route else { return Err(Cause::Internal) };
+        if route.local {
+            ctx.answer = Some((route.region.clone(), route.epoch));
+            return Ok(Judged::Passes);
+        }
+        if let Some(moved) = head::moved(status, headers) {
+            take_up(&self.shared, ctx, &moved)?;
+            return Ok(Judged::Follow);
+        }
+        // A gate may have sent the request on, under a newer epoch.
+        let answer = head::answered_by(headers).unwrap_or_else(|| (route.region.clone(), route.epoch));
+        if let Some(cell) = &ctx.cell
+            && admit::passed(&self.shared.table(), cell, answer.1, &answer.0)
+        {
+            self.shared.metrics.cut.inc();
+            return Err(Cause::OutcomeUnknown);
+        }
+        ctx.answer = Some(answer);
+        Ok(Judged::Passes)
+    }
+
+    pub(crate) fn client(session: &Session) -> Option<std::net::IpAddr> {
         session.client_addr().and_then(|a| a.as_inet()).map(std::net::SocketAddr::ip)
     }
 
@@ -190,7 +238,10 @@ impl ProxyHttp for Router {
         };
         head::remember(ctx, session.req_header(), trusted);
         match self.begin(session, ctx).await {
-            Ok(()) => Ok(false),
+            Ok(()) => match standing::kind(session, ctx) {
+                None => Ok(false),
+                Some(kind) => standing::carry::carry(self, session, ctx, kind).await.map(|()| true),
+            },
             Err(cause) => {
                 self.answer(session, ctx, cause).await?;
                 Ok(true)
@@ -266,35 +317,17 @@ impl ProxyHttp for Router {
         if head.status.is_informational() && head.status != http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
-        ctx.answered.get_or_insert(self.shared.now());
-        ctx.released = None;
-        let Some(route) = &ctx.route else { return Err(Self::refuse(ctx, Cause::Internal)) };
-        if route.local {
-            ctx.answer = Some((route.region.clone(), route.epoch));
-            return Ok(());
+        match self.judge(ctx, head.status, &head.headers) {
+            Ok(Judged::Passes) => Ok(()),
+            Ok(Judged::Follow) => {
+                ctx.following = true;
+                let mut error = Error::explain(ErrorType::HTTPStatus(421), "following a 421");
+                error.as_up();
+                error.set_retry(true);
+                Err(error)
+            }
+            Err(cause) => Err(Self::refuse(ctx, cause)),
         }
-        if let Some(moved) = head::moved(head) {
-            return match take_up(&self.shared, ctx, &moved) {
-                Ok(()) => {
-                    ctx.following = true;
-                    let mut error = Error::explain(ErrorType::HTTPStatus(421), "following a 421");
-                    error.as_up();
-                    error.set_retry(true);
-                    Err(error)
-                }
-                Err(cause) => Err(Self::refuse(ctx, cause)),
-            };
-        }
-        // A gate may have sent the request on, under a newer epoch.
-        let answer = head::answered_by(head).unwrap_or_else(|| (route.region.clone(), route.epoch));
-        if let Some(cell) = &ctx.cell
-            && admit::passed(&self.shared.table(), cell, answer.1, &answer.0)
-        {
-            self.shared.metrics.cut.inc();
-            return Err(Self::refuse(ctx, Cause::OutcomeUnknown));
-        }
-        ctx.answer = Some(answer);
-        Ok(())
     }
 
     async fn response_filter(
@@ -442,6 +475,7 @@ impl ProxyHttp for Router {
             path: path_only(head.raw_path()),
             status,
             cause: ctx.cause.map(Cause::label),
+            ended: ctx.ended,
             hold_ms: millis(ctx.hold),
             upstream_ms: ctx.asked.zip(ctx.answered).map(|(from, to)| millis(to.since(from))),
             total_ms: millis(total),

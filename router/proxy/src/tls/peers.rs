@@ -11,7 +11,7 @@ use pingora_core::protocols::tls::CaType;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::shelf::{Certificate, Unusable, certificates};
 
@@ -74,6 +74,10 @@ pub struct PeerTerms {
     pub ca: Arc<CaType>,
     /// What is shown where this router connects.
     pub client: Arc<CertKey>,
+    /// How gRPC calls are sent to other routers: HTTP/2.
+    pub calls: Arc<ClientConfig>,
+    /// How tunnels and events are: HTTP/1.1.
+    pub tunnels: Arc<ClientConfig>,
     /// Another one for each reading: connections of an earlier one are not used again.
     pub generation: u64,
 }
@@ -155,7 +159,8 @@ fn terms(
         // It was just read by the same rules, so this cannot fail.
         ca.push(WrappedX509::new(der, parse_x509));
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    let authorities = Arc::new(roots);
+    let verifier = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone())
         .build()
         .map_err(|e| bad(&config.ca, e.to_string()))?;
     let mut server = ServerConfig::builder_with_provider(provider.clone())
@@ -168,8 +173,20 @@ fn terms(
     server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
     let (chain, key) = certificate.der(&config.key)?;
+    let client = |alpn: &[u8]| {
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| bad(&config.cert, e.to_string()))?
+            .with_root_certificates(authorities.clone())
+            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certificate.key())));
+        client.alpn_protocols = vec![alpn.to_vec()];
+        Ok(Arc::new(client))
+    };
+    let (calls, tunnels) = (client(b"h2")?, client(b"http/1.1")?);
     Ok(PeerTerms {
         server: Arc::new(server),
+        calls,
+        tunnels,
         certificate: Arc::new(certificate),
         ca: ca.into(),
         client: Arc::new(CertKey::new(chain, key)),

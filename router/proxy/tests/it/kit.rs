@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use domicile_chaos_kit::etcd::EtcdCluster;
@@ -41,6 +42,8 @@ pub(crate) struct Origin {
     pub(crate) seen: Arc<Mutex<Vec<http::HeaderMap>>>,
     /// `/gated` answers once this is set.
     pub(crate) open: Arc<AtomicBool>,
+    /// The codes with which WebSockets were closed.
+    pub(crate) closes: Arc<Mutex<Vec<u16>>>,
     rung: Arc<Notify>,
     _server: AbortOnDrop,
 }
@@ -59,6 +62,7 @@ struct App {
     hits: Arc<AtomicUsize>,
     seen: Arc<Mutex<Vec<http::HeaderMap>>>,
     open: Arc<AtomicBool>,
+    closes: Arc<Mutex<Vec<u16>>>,
     rung: Arc<Notify>,
 }
 
@@ -68,13 +72,21 @@ impl Origin {
         let addr = listener.local_addr().unwrap();
         let (hits, seen) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<http::HeaderMap>>>::default());
         let (open, rung) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
-        let app =
-            App { name, hits: hits.clone(), seen: seen.clone(), open: open.clone(), rung: rung.clone() };
-        let routes = axum::Router::new().fallback(answer).with_state(app);
+        let closes = Arc::<Mutex<Vec<u16>>>::default();
+        let app = App {
+            name,
+            hits: hits.clone(),
+            seen: seen.clone(),
+            open: open.clone(),
+            closes: closes.clone(),
+            rung: rung.clone(),
+        };
+        let routes =
+            axum::Router::new().route("/ws", axum::routing::any(socket)).fallback(answer).with_state(app);
         let task = tokio::spawn(async move {
             let _ = axum::serve(listener, routes).await;
         });
-        Self { addr, hits, seen, open, rung, _server: AbortOnDrop(task) }
+        Self { addr, hits, seen, open, closes, rung, _server: AbortOnDrop(task) }
     }
 
     pub(crate) fn hits(&self) -> usize {
@@ -89,6 +101,24 @@ impl Origin {
     pub(crate) fn last(&self) -> http::HeaderMap {
         self.seen.lock().unwrap().last().cloned().unwrap()
     }
+}
+
+/// Says everything back, with its own name before it.
+async fn socket(State(app): State<App>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |mut socket| async move {
+        while let Some(Ok(message)) = socket.recv().await {
+            match message {
+                Message::Text(text) => {
+                    let said = format!("{} {text}", app.name);
+                    if socket.send(Message::Text(said.into())).await.is_err() {
+                        return;
+                    }
+                }
+                Message::Close(frame) => app.closes.lock().unwrap().push(frame.map_or(0, |f| f.code)),
+                _ => {}
+            }
+        }
+    })
 }
 
 async fn answer(State(app): State<App>, request: Request) -> Response {
@@ -113,6 +143,12 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
             ("domicile-region", "us-west-2"),
         ];
         return (http::StatusCode::MISDIRECTED_REQUEST, told, "mine").into_response();
+    }
+    if head.uri.path() == "/events" {
+        let first = Ok::<_, std::io::Error>(format!("data: {}\n\n", app.name));
+        let silence = futures::StreamExt::chain(futures::stream::iter([first]), futures::stream::pending());
+        return ([("content-type", "text/event-stream")], axum::body::Body::from_stream(silence))
+            .into_response();
     }
     if head.uri.path() == "/dripping" {
         let drops = futures::stream::unfold(0, |n| async move {
@@ -247,12 +283,22 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) async fn new() -> Self {
+        let (east, west) = (Origin::start("east").await, Origin::start("west").await);
+        let (to_east, to_west) = (east.addr, west.addr);
+        Self::of(east, west, to_east, to_west).await
+    }
+
+    /// With other applications at these addresses.
+    pub(crate) async fn with(to_east: SocketAddr, to_west: SocketAddr) -> Self {
+        Self::of(Origin::start("east").await, Origin::start("west").await, to_east, to_west).await
+    }
+
+    async fn of(east: Origin, west: Origin, to_east: SocketAddr, to_west: SocketAddr) -> Self {
         let etcd = EtcdCluster::start_linked(1).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("secret"), "s3cret\n").unwrap();
         let direct = format!("etcd://{}", etcd.members()[0].direct());
         let store = EtcdStore::connect(direct.parse().unwrap()).await.unwrap();
-        let (east, west) = (Origin::start("east").await, Origin::start("west").await);
         let abroad = Origin::start("abroad").await;
         let world = World { id: WorldId::new(), reconciled: true, constants: QUICK };
         let gates: BTreeMap<_, _> =
@@ -272,8 +318,8 @@ impl Fleet {
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application: BTreeMap::from([
-                (region("us-east-1"), vec![east.addr]),
-                (region("us-west-2"), vec![west.addr]),
+                (region("us-east-1"), vec![to_east]),
+                (region("us-west-2"), vec![to_west]),
                 (region("eu-west-1"), vec![abroad.addr]),
             ]),
             database: None,

@@ -11,6 +11,7 @@ mod kit;
 mod moves;
 mod peers;
 mod proofs;
+mod streams;
 mod switches;
 mod tls;
 mod worlds;
