@@ -16,6 +16,7 @@ pub mod standing;
 #[cfg(test)]
 mod testing;
 pub mod websocket;
+pub mod wire;
 pub mod witness;
 pub mod writer;
 

@@ -315,7 +315,7 @@ fn start_loops(
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {
-        let acks = runtime.spawn(loops::acks::run(shared.clone(), client.clone()));
+        let acks = runtime.spawn(loops::acks::run(shared.clone()));
         if shared.config.role == Role::Gate {
             runtime.spawn(loops::proofs::run(shared.clone()));
             runtime.spawn(loops::vouchers::run(shared.clone(), client));

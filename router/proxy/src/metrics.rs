@@ -40,8 +40,8 @@ pub struct Metrics {
     pub table_revision: IntGauge,
     /// Connections of clients.
     pub connections: IntGauge,
-    /// Connections that were not decrypted, by why.
-    pub tls_refused: IntCounterVec,
+    /// Connections that ended before their first request, by why.
+    pub connections_refused: IntCounterVec,
     /// Streams that stand open, by kind.
     pub streams: IntGaugeVec,
     /// Streams that were ended from here, by kind and why.
@@ -91,13 +91,16 @@ impl Metrics {
         for cause in Cause::ALL {
             requests.with_label_values(&[class(cause.entry().status), cause.label()]);
         }
-        let tls_refused = IntCounterVec::new(
-            Opts::new("domicile_router_tls_refused_total", "Connections that were not decrypted, by why"),
+        let connections_refused = IntCounterVec::new(
+            Opts::new(
+                "domicile_router_connections_refused_total",
+                "Connections that ended before their first request, by why",
+            ),
             &["why"],
         )?;
-        registry.register(Box::new(tls_refused.clone()))?;
+        registry.register(Box::new(connections_refused.clone()))?;
         for why in Refused::ALL {
-            tls_refused.with_label_values(&[why.label()]);
+            connections_refused.with_label_values(&[why.label()]);
         }
         let certificates = IntGaugeVec::new(
             Opts::new("domicile_router_certificates", "Certificates towards clients, by state"),
@@ -127,7 +130,7 @@ impl Metrics {
             requests,
             streams,
             streams_ended,
-            tls_refused,
+            connections_refused,
             certificates,
             certificate_first_end: gauge(
                 "domicile_router_certificate_first_end_timestamp_seconds",

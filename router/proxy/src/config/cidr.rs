@@ -47,6 +47,18 @@ impl FromStr for Cidr {
     }
 }
 
+/// Networks, separated by commas; `note` hears of each that is none.
+pub(super) fn list(name: &str, text: &str, note: &mut impl FnMut(&str, String)) -> Vec<Cidr> {
+    let mut all = Vec::new();
+    for text in text.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+        match text.parse() {
+            Ok(net) => all.push(net),
+            Err(why) => note(name, why),
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

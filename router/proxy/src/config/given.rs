@@ -79,6 +79,10 @@ pub struct Given {
     /// without --peer-ca loopback]
     #[arg(long, value_name = "CIDR,…")]
     pub trusted_networks: Option<String>,
+    /// Networks of load balancers: every connection from there must begin with a PROXY header (version 1 or 2), and is
+    /// that of whom it names, separated by commas [default: none]
+    #[arg(long, value_name = "CIDR,…")]
+    pub proxy_networks: Option<String>,
     /// The secret shared by routers and agents: `file:/path` or `env:NAME`
     #[arg(long, value_name = "REF")]
     pub peer_secret: Option<String>,
@@ -133,6 +137,7 @@ impl Given {
             threads: self.threads.or(other.threads),
             access_log: self.access_log.or(other.access_log),
             trusted_networks: self.trusted_networks.or(other.trusted_networks),
+            proxy_networks: self.proxy_networks.or(other.proxy_networks),
             peer_secret: self.peer_secret.or(other.peer_secret),
             hold_max: self.hold_max.or(other.hold_max),
             hold_ramp: self.hold_ramp.or(other.hold_ramp),

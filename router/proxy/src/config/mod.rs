@@ -65,6 +65,8 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// Whose headers are believed.
     pub trusted: Vec<Cidr>,
+    /// From where a connection begins with a PROXY header.
+    pub balancers: Vec<Cidr>,
     /// Shared by routers and agents. Read once, at the start.
     pub peer_secret: Option<SecretRef>,
     /// Bounds of waiting requests.
@@ -235,13 +237,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     } else {
         ""
     });
-    let mut trusted = Vec::new();
-    for text in networks.split(',').map(str::trim).filter(|t| !t.is_empty()) {
-        match text.parse() {
-            Ok(net) => trusted.push(net),
-            Err(why) => note("trusted-networks", why),
-        }
-    }
+    let trusted = cidr::list("trusted-networks", networks, &mut note);
+    let balancers = cidr::list("proxy-networks", given.proxy_networks.as_deref().unwrap_or(""), &mut note);
     let peer_secret = match given.peer_secret.as_deref().map(SecretRef::new) {
         None => None,
         Some(Ok(secret)) => {
@@ -298,6 +295,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 threads: narrow(threads),
                 access_log: given.access_log.filter(|a| a != "off").map(PathBuf::from),
                 trusted,
+                balancers,
                 peer_secret,
                 hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
                 upstream_timeout: Duration::from_millis(upstream),

@@ -18,7 +18,7 @@ use crate::tls::{Keys, PROBE_NAME, Secure};
 /// the handshake has begun.
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x70];
 
-/// Why a connection was not decrypted.
+/// Why a connection ended before its first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// It asks for no name, and none is served without.
@@ -29,13 +29,16 @@ pub enum Refused {
     Broken,
     /// It was signed like a router, but for none.
     Stranger,
+    /// It comes from a load balancer's network and does not begin with a PROXY header.
+    NoHeader,
     /// It took too long.
     Late,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::NoName, Self::UnknownName, Self::Broken, Self::Stranger, Self::Late];
+    pub const ALL: [Self; 6] =
+        [Self::NoName, Self::UnknownName, Self::Broken, Self::Stranger, Self::NoHeader, Self::Late];
 
     /// The label in metrics.
     #[must_use]
@@ -45,6 +48,7 @@ impl Refused {
             Self::UnknownName => "unknown-name",
             Self::Broken => "broken",
             Self::Stranger => "stranger",
+            Self::NoHeader => "no-proxy-header",
             Self::Late => "late",
         }
     }

@@ -4,6 +4,7 @@
 //! told by a load balancer, and a listener that stops must first take what waits in its queue; Pingora offers no place
 //! for any of it.
 
+mod balancer;
 pub mod connection;
 mod handshake;
 mod preface;
@@ -13,26 +14,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use domicile_model::clock::pause;
 use futures::FutureExt;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions};
-use pingora_core::protocols::ALPN;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
-use crate::tls::Secure;
 use connection::{Connection, Over};
 pub use handshake::Refused;
-use stream::{ClientStream, Prefixed, Socket, Transport};
+use stream::{ClientStream, Prefixed, Transport};
 
 /// After an `accept` that failed for want of descriptors or memory: trying at once would only burn the processor.
 const BREATH: Duration = Duration::from_millis(50);
@@ -148,38 +145,37 @@ impl Front {
     async fn attend(&self, socket: TcpStream, from: SocketAddr, door: Door) {
         // Without it the last piece of an answer waits for the client's acknowledgement of the one before.
         let _ = socket.set_nodelay(true);
+        let patience = self.shared.config.handshake_timeout;
+        let told =
+            tokio::time::timeout(patience, balancer::read(&self.shared.config.balancers, socket, from));
+        let begun = match told.await.unwrap_or(Err(Refused::Late)) {
+            Ok(begun) => begun,
+            Err(why) => return self.refused(why),
+        };
+        let client = begun.client;
         let (transport, version, secure) = match door {
-            Door::Http => match preface::read(socket).await {
+            Door::Http => match preface::read(begun).await {
                 Some((socket, version)) => (Transport::Plain(socket), version, None),
                 None => return,
             },
             Door::Https => {
-                match tokio::time::timeout(self.shared.config.handshake_timeout, self.secure(socket)).await {
-                    Ok(Ok((stream, version, secure))) => {
+                let socket = Prefixed::new(begun.ahead.freeze(), begun.socket);
+                let shaken = tokio::time::timeout(patience, handshake::accept(&self.shared.keys, socket));
+                match shaken.await.unwrap_or(Err(Refused::Late)) {
+                    Ok((stream, version, secure)) => {
                         (Transport::Tls(Box::new(stream)), version, Some(secure))
                     }
-                    Ok(Err(why)) => {
-                        return self.shared.metrics.tls_refused.with_label_values(&[why.label()]).inc();
-                    }
-                    Err(_) => {
-                        return self
-                            .shared
-                            .metrics
-                            .tls_refused
-                            .with_label_values(&[Refused::Late.label()])
-                            .inc();
-                    }
+                    Err(why) => return self.refused(why),
                 }
             }
         };
-        let stream = ClientStream::new(transport, from, version);
-        let connection = Arc::new(Connection { client: from, secure });
+        let stream = ClientStream::new(transport, client, version);
+        let connection = Arc::new(Connection { client, secure });
         Over::serve(connection, self.proxy.clone(), stream, &self.close).await;
     }
 
-    /// The handshake.
-    async fn secure(&self, socket: TcpStream) -> Result<(TlsStream<Socket>, ALPN, Secure), Refused> {
-        handshake::accept(&self.shared.keys, Prefixed::new(Bytes::new(), socket)).await
+    fn refused(&self, why: Refused) {
+        self.shared.metrics.connections_refused.with_label_values(&[why.label()]).inc();
     }
 
     /// Closes the listeners once they have taken what waits, then every connection once its last answer is out. Returns

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use pingora_core::protocols::ALPN;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
+use super::balancer::Begun;
 use super::stream::{Prefixed, Socket};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -14,11 +13,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SILENT: Duration = Duration::from_secs(60);
 
 /// Reads as much as is needed to tell; nothing is lost of it. None: the client has left, or never said anything.
-pub(super) async fn read(mut socket: TcpStream) -> Option<(Socket, ALPN)> {
-    let mut ahead = BytesMut::new();
+pub(super) async fn read(begun: Begun) -> Option<(Socket, ALPN)> {
+    let Begun { mut ahead, mut socket, .. } = begun;
     let version = tokio::time::timeout(SILENT, async {
         loop {
-            if socket.read_buf(&mut ahead).await.ok()? == 0 {
+            if ahead.is_empty() && socket.read_buf(&mut ahead).await.ok()? == 0 {
                 return None;
             }
             if ahead.len() >= PREFACE.len() {
@@ -26,6 +25,9 @@ pub(super) async fn read(mut socket: TcpStream) -> Option<(Socket, ALPN)> {
             }
             if !PREFACE.starts_with(&ahead) {
                 return Some(ALPN::H1);
+            }
+            if socket.read_buf(&mut ahead).await.ok()? == 0 {
+                return None;
             }
         }
     });

@@ -16,7 +16,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 
-use crate::serve::{PROBE_HEADER, PROBE_PATH};
 use crate::state::Shared;
 
 /// Between two renewals of the lease, and two repeats of what was said.
@@ -27,11 +26,9 @@ const MOST_RENEWALS: usize = 8;
 /// costs a round trip to the registry, and nobody waits to hear that a router is busy.
 const SOON_IDLE: Duration = Duration::from_millis(150);
 /// A probe that old says nothing any more.
-const PROBED: Duration = Duration::from_secs(2);
+pub(super) const PROBED: Duration = Duration::from_secs(2);
 /// How long the disk may take to keep what is acknowledged; then it is not, and tried again.
 const DISK: Duration = Duration::from_secs(2);
-/// Between two probes.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
 
 /// What was said last, as far as somebody waits for it. The applied revision alone is not among it: every router's
 /// acknowledgement raises it, and answering those would never end.
@@ -43,12 +40,12 @@ struct Said {
 }
 
 /// Acknowledges for as long as the router lives.
-pub async fn run(shared: Arc<Shared>, client: reqwest::Client) {
+pub async fn run(shared: Arc<Shared>) {
     let probed = watch::Sender::new(None);
     let mut probes = probed.subscribe();
     let seen = probed.subscribe();
     let ack = acknowledge(&shared, &mut probes);
-    tokio::join!(ack, keep_lease(&shared, &seen), probe(&shared, &client, &probed));
+    tokio::join!(ack, keep_lease(&shared, &seen), super::probe::run(&shared, &probed));
 }
 
 /// Life of the lease. No safety rests on it. Longer than a call: a lease that is granted late must not have ended before
@@ -244,43 +241,4 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
             Err(error)
         }
     }
-}
-
-/// Asks the own listeners whether they serve: all of them, since a user comes to one.
-async fn probe(shared: &Shared, client: &reqwest::Client, seen: &watch::Sender<Option<BootTime>>) {
-    let url = shared.config.listen.map(|address| format!("http://{}{PROBE_PATH}", from_here(address)));
-    loop {
-        let asked = shared.now();
-        let plain = async {
-            let Some(url) = &url else { return true };
-            let answer = client.get(url).header(PROBE_HEADER, &shared.probe_token).send().await;
-            answer.is_ok_and(|a| a.status() == reqwest::StatusCode::NO_CONTENT)
-        };
-        let secure = async {
-            let (Some(address), Some(probe)) = (shared.config.listen_tls, &shared.keys.probe) else {
-                return true;
-            };
-            probe.ask(from_here(address), &shared.probe_token).await.is_ok()
-        };
-        let both = tokio::time::timeout(PROBED, async { tokio::join!(plain, secure) }).await;
-        // One that was told to stop closes its listeners, and has requests in flight that somebody may wait for.
-        if both == Ok((true, true)) || shared.is_draining() {
-            seen.send_replace(Some(asked));
-        }
-        // At the start the listener comes a moment later.
-        let pace = if seen.borrow().is_none() { PROBE_EVERY / 10 } else { PROBE_EVERY };
-        pause(pace).await;
-    }
-}
-
-/// The address as one that can be connected to.
-fn from_here(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    address
 }

@@ -1,19 +1,17 @@
 //! The router's question to its own TLS listener: through the accept loop, the handshake and the way of a request. It has a
 //! name and a certificate of its own, which nobody else trusts, so that it needs none of the operator's.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::shelf::Certificate;
-use crate::serve::{PROBE_HEADER, PROBE_PATH};
 
 /// The name that it asks for. `invalid` is reserved (RFC 6761): nobody's host.
 pub const PROBE_NAME: &str = "probe.domicile.invalid";
@@ -62,25 +60,12 @@ impl Probe {
         Ok(Self { server: Arc::new(server), certificate, client: Arc::new(client) })
     }
 
-    /// Asks the listener at this address whether it serves.
+    /// The handshake of one who asks, and who trusts this listener's certificate and no other.
     ///
     /// # Errors
-    /// When it does not, or something breaks on the way. It waits as long as it takes: bound it.
-    pub async fn ask(&self, address: SocketAddr, token: &str) -> std::io::Result<()> {
+    /// When it fails. It takes as long as it takes: bound it.
+    pub async fn secure(&self, socket: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(PROBE_NAME).map_err(std::io::Error::other)?;
-        let socket = TcpStream::connect(address).await?;
-        let mut stream = TlsConnector::from(self.client.clone()).connect(name, socket).await?;
-        let head = format!(
-            "GET {PROBE_PATH} HTTP/1.1\r\nhost: {PROBE_NAME}\r\n{PROBE_HEADER}: {token}\r\nconnection: close\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.flush().await?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await?;
-        if &answer == b"HTTP/1.1 204" {
-            Ok(())
-        } else {
-            Err(std::io::Error::other("another answer than expected"))
-        }
+        TlsConnector::from(self.client.clone()).connect(name, socket).await
     }
 }

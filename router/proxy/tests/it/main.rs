@@ -4,6 +4,7 @@
 
 mod admission;
 mod authority;
+mod balancers;
 mod doors;
 mod file_mode;
 mod grpc;

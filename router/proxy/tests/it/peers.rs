@@ -121,7 +121,7 @@ async fn a_gate_takes_nobody_but_routers() {
     assert_ne!(ask(Some(&forged)).await.code, 0, "another authority");
     assert_eq!(s.fleet.east.hits(), hits, "nothing of it reached the application");
     let metrics = gate.admin("/metrics").await.1;
-    assert!(metrics.contains(r#"domicile_router_tls_refused_total{why="stranger"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"domicile_router_connections_refused_total{why="stranger"} 1"#), "{metrics}");
     let real = s.pair("real", "edge.us-west-2.domicile.internal");
     assert!(ask(Some(&real)).await.out.ends_with("|200"));
     // In the clear, from loopback, nothing is believed any more: the host alone says whose the request is.

@@ -111,8 +111,11 @@ async fn an_unknown_name_and_no_name_are_turned_away_in_the_clear() {
         );
     }
     let metrics = s.router.admin("/metrics").await.1;
-    assert!(metrics.contains(r#"domicile_router_tls_refused_total{why="unknown-name"} 2"#), "{metrics}");
-    assert!(metrics.contains(r#"domicile_router_tls_refused_total{why="no-name"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"domicile_router_connections_refused_total{why="unknown-name"} 2"#),
+        "{metrics}"
+    );
+    assert!(metrics.contains(r#"domicile_router_connections_refused_total{why="no-name"} 1"#), "{metrics}");
     assert_eq!(s.origin.hits(), 0);
 }
 

@@ -1,0 +1,3 @@
+//! What a connection may begin with, before any HTTP: read from bytes, without a socket.
+
+pub mod proxy_protocol;
