@@ -6,6 +6,7 @@ mod admission;
 mod authority;
 mod balancers;
 mod doors;
+mod drain;
 mod file_mode;
 mod grpc;
 mod kit;
