@@ -150,6 +150,19 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
         return ([("content-type", "text/event-stream")], axum::body::Body::from_stream(silence))
             .into_response();
     }
+    if head.uri.path() == "/sink" {
+        let pieces = futures::StreamExt::map(body.into_data_stream(), |piece| piece.map_or(0, |p| p.len()));
+        let took = futures::StreamExt::fold(pieces, 0, |sum, len| async move { sum + len }).await;
+        return format!("took {took}").into_response();
+    }
+    if let Some(size) = head.uri.path().strip_prefix("/source/") {
+        let size: u64 = size.parse().unwrap();
+        let piece = bytes::Bytes::from(vec![0; 64 << 10]);
+        let pieces = futures::stream::iter(
+            (0..size / (64 << 10)).map(move |_| Ok::<_, std::io::Error>(piece.clone())),
+        );
+        return axum::body::Body::from_stream(pieces).into_response();
+    }
     if head.uri.path() == "/dripping" {
         let drops = futures::stream::unfold(0, |n| async move {
             domicile_model::clock::pause(Duration::from_millis(100)).await;

@@ -10,6 +10,7 @@ mod drain;
 mod file_mode;
 mod grpc;
 mod kit;
+mod large;
 mod moves;
 mod peers;
 mod proofs;
