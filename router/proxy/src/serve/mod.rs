@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod ctx;
 pub mod head;
+mod record;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +19,9 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::access_log::{Line, path_only};
 use crate::config::Sabotage;
 use crate::standing;
-use crate::state::{Shared, millis};
+use crate::state::Shared;
 use crate::tls::peers::PeerName;
 use admission::{Request, admit, take_up};
 use ctx::Ctx;
@@ -188,18 +188,6 @@ impl Router {
 
     pub(crate) fn client(session: &Session) -> Option<std::net::IpAddr> {
         session.client_addr().and_then(|a| a.as_inet()).map(std::net::SocketAddr::ip)
-    }
-
-    /// Why Pingora gave up, in our words.
-    fn cause_of(error: &Error) -> Cause {
-        match (error.esource(), error.etype()) {
-            (ErrorSource::Downstream, _) => Cause::Client,
-            (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
-                Cause::UpstreamTimeout
-            }
-            (ErrorSource::Upstream, _) => Cause::UpstreamBroken,
-            _ => Cause::Internal,
-        }
     }
 }
 
@@ -418,7 +406,7 @@ impl ProxyHttp for Router {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let cause = ctx.cause.unwrap_or_else(|| Self::cause_of(error));
+        let cause = ctx.cause.unwrap_or_else(|| record::cause_of(error));
         ctx.cause = Some(cause);
         let begun = session.response_written().is_some_and(|h| !h.status.is_informational());
         let gone = *error.esource() == ErrorSource::Downstream
@@ -440,52 +428,7 @@ impl ProxyHttp for Router {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        // Whatever happens below, the request is over.
-        ctx.counted = None;
-        ctx.released = None;
-        if ctx.probe {
-            return;
-        }
-        if ctx.cause.is_none()
-            && let Some(error) = error
-        {
-            ctx.cause = Some(Self::cause_of(error));
-        }
-        if ctx.cause == Some(Cause::Internal) {
-            let why = error.map(ToString::to_string).unwrap_or_default();
-            tracing::error!(request = %ctx.request_id, why, "a mistake of the router");
-        }
-        let shared = &self.shared;
-        let status = session.response_written().map_or(0, |h| h.status.as_u16());
-        let total = shared.now().since(ctx.started);
-        shared.metrics.finished(status, ctx.cause);
-        shared.metrics.seconds.observe(total.as_secs_f64());
-        if !shared.log.is_on() {
-            return;
-        }
-        let head = session.req_header();
-        let answer = ctx.answer.clone().or_else(|| ctx.route.as_ref().map(|r| (r.region.clone(), r.epoch)));
-        let line = Line {
-            time: jiff::Timestamp::now().to_string(),
-            tenant: ctx.tenant.as_ref().map(ToString::to_string),
-            cell: ctx.cell.as_ref().map(ToString::to_string),
-            region: answer.as_ref().map(|a| a.0.to_string()),
-            epoch: answer.map(|a| a.1.0),
-            method: head.method.as_str().chars().take(32).collect(),
-            path: path_only(head.raw_path()),
-            status,
-            cause: ctx.cause.map(Cause::label),
-            ended: ctx.ended,
-            hold_ms: millis(ctx.hold),
-            upstream_ms: ctx.asked.zip(ctx.answered).map(|(from, to)| millis(to.since(from))),
-            total_ms: millis(total),
-            request_id: ctx.request_id.clone(),
-            trace_id: ctx.trace.get(3..35).unwrap_or_default().to_owned(),
-            bytes: session.body_bytes_sent(),
-        };
-        if !shared.log.push(line) {
-            shared.metrics.log_dropped.inc();
-        }
+        record::record(&self.shared, session, error, ctx);
     }
 
     /// Neither path nor query: they may name a patient.

@@ -217,3 +217,23 @@ async fn malformed_requests_do_not_kill_it() {
     let log = router.process.tail();
     assert!(!log.contains("panicked"), "{log}");
 }
+
+/// As old clients speak: no Host is needed in HTTP/1.0, but a router can't do without; the answer ends with the connection.
+#[tokio::test]
+async fn http_1_0_is_answered_and_ends_with_the_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let (router, east, _west) = start(dir.path()).await;
+    let ask = async |head: &str| {
+        let mut raw = tokio::net::TcpStream::connect(router.listen).await.unwrap();
+        raw.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(SOON, raw.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    };
+    let answer = ask("GET / HTTP/1.0\r\nHost: mercy.example.com\r\n\r\n").await;
+    assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("east GET 0"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("transfer-encoding"), "{answer}");
+    let answer = ask("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.contains(" 400 "), "{answer}");
+    assert_eq!(east.hits(), 1);
+}

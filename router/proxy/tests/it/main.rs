@@ -12,6 +12,7 @@ mod grpc;
 mod kit;
 mod large;
 mod moves;
+mod origin;
 mod peers;
 mod proofs;
 mod streams;
