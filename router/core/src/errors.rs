@@ -9,6 +9,8 @@ use serde::Serialize;
 pub enum Cause {
     /// The request can't be understood: no usable host, or contradicting ones.
     BadRequest,
+    /// The head of the request is larger than heads may be.
+    HeadTooLarge,
     /// No tenant has this host.
     UnknownHost,
     /// The certificate of the connection is not for this host: a client that uses one connection for several hosts must
@@ -71,8 +73,9 @@ pub struct Entry {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
+        Self::HeadTooLarge,
         Self::UnknownHost,
         Self::OtherHost,
         Self::Residency,
@@ -115,6 +118,13 @@ impl Cause {
                 "bad-request",
                 "The request names no usable host",
                 "Send exactly one Host header with a host name.",
+                None,
+            ),
+            Self::HeadTooLarge => entry(
+                431,
+                "head-too-large",
+                "The head of the request is too large",
+                "Send fewer or smaller header fields and cookies.",
                 None,
             ),
             Self::UnknownHost => entry(

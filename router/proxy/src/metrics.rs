@@ -40,7 +40,7 @@ pub struct Metrics {
     pub table_revision: IntGauge,
     /// Connections of clients.
     pub connections: IntGauge,
-    /// Connections that ended before their first request, by why.
+    /// Connections that ended before their request, by why.
     pub connections_refused: IntCounterVec,
     /// Streams that stand open, by kind.
     pub streams: IntGaugeVec,
@@ -94,7 +94,7 @@ impl Metrics {
         let connections_refused = IntCounterVec::new(
             Opts::new(
                 "domicile_router_connections_refused_total",
-                "Connections that ended before their first request, by why",
+                "Connections that ended before their request, by why",
             ),
             &["why"],
         )?;

@@ -101,6 +101,12 @@ pub struct Given {
     /// How many connections may be open at once; more wait in the system's queue [default: 16384]
     #[arg(long)]
     pub max_connections: Option<usize>,
+    /// Milliseconds from the first byte of a request's head to its last [default: 10000]
+    #[arg(long)]
+    pub head_timeout_ms: Option<u64>,
+    /// Milliseconds that a connection may stand without a request [default: 60000]
+    #[arg(long)]
+    pub idle_timeout_ms: Option<u64>,
     /// Milliseconds after a switch within which WebSocket, event and gRPC streams to the region that was left are ended;
     /// spread, so that not all come back at once [default: 5000]
     #[arg(long)]
@@ -144,6 +150,8 @@ impl Given {
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
             registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
             max_connections: self.max_connections.or(other.max_connections),
+            head_timeout_ms: self.head_timeout_ms.or(other.head_timeout_ms),
+            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
             linger_ms: self.linger_ms.or(other.linger_ms),
             drain_ms: self.drain_ms.or(other.drain_ms),
         }

@@ -49,6 +49,10 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// TLS between routers.
     pub peers: Option<PeerConfig>,
+    /// How long the head of a request may take, from its first byte to its last.
+    pub head_timeout: Duration,
+    /// How long a connection may stand without a request.
+    pub idle_timeout: Duration,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
     /// State, for people and probes.
@@ -272,6 +276,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
     let connections = bounded("max-connections", wide(given.max_connections), 16_384, 1, 1_000_000);
     let handshake = bounded("handshake-timeout-ms", given.handshake_timeout_ms, 10_000, 10, 600_000);
+    let head = bounded("head-timeout-ms", given.head_timeout_ms, 10_000, 10, 600_000);
+    let idle = bounded("idle-timeout-ms", given.idle_timeout_ms, 60_000, 1_000, 3_600_000);
     let linger = bounded("linger-ms", given.linger_ms, 5_000, 0, 600_000);
     let drain = bounded("drain-ms", given.drain_ms, 500, 0, 600_000);
     let narrow = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -287,6 +293,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 listen_tls: listen_tls.flatten(),
                 tls,
                 peers,
+                head_timeout: Duration::from_millis(head),
+                idle_timeout: Duration::from_millis(idle),
                 handshake_timeout: Duration::from_millis(handshake),
                 admin,
                 peer,

@@ -2,13 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use domicile_model::clock::pause;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
+use prometheus::IntCounter;
+use tokio::sync::Notify;
 
 use crate::serve::Router;
 use crate::tls::Secure;
@@ -24,6 +29,70 @@ pub struct Connection {
     pub client: SocketAddr,
     /// What TLS says of it; none in the clear.
     pub secure: Option<Secure>,
+    /// Where the present request stands, over HTTP/1.
+    pub head: HeadWatch,
+}
+
+/// Watches over the head of a request: from its first byte on it has only so much time, however steadily it drips.
+#[derive(Debug, Default)]
+pub struct HeadWatch {
+    /// Which request, and in the last two bits where it stands.
+    stands: AtomicU64,
+    begun: Notify,
+}
+
+/// Nothing of the request has come.
+const AWAITED: u64 = 0;
+/// A part of its head has.
+const BEGUN: u64 = 1;
+/// All of its head has.
+const WHOLE: u64 = 2;
+const PHASE: u64 = 3;
+
+impl HeadWatch {
+    fn becomes(&self, phase: u64, of: impl Fn(u64) -> Option<u64>) -> bool {
+        let next = |old: u64| Some(of(old & !PHASE)? | phase);
+        self.stands.try_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
+    }
+
+    /// Another request is awaited.
+    fn next(&self) {
+        self.becomes(AWAITED, |n| Some(n.wrapping_add(PHASE + 1)));
+    }
+
+    /// Bytes have come.
+    pub fn bytes(&self) {
+        let stands = self.stands.load(Ordering::Acquire);
+        let began = stands & PHASE == AWAITED;
+        if began
+            && self
+                .stands
+                .compare_exchange(stands, stands | BEGUN, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        {
+            self.begun.notify_one();
+        }
+    }
+
+    /// The head has come.
+    pub fn whole(&self) {
+        self.becomes(WHOLE, Some);
+    }
+
+    /// Returns once a head took longer than it may, and otherwise never.
+    async fn late(&self, limit: Duration) {
+        loop {
+            self.begun.notified().await;
+            let begun = self.stands.load(Ordering::Acquire);
+            if begun & PHASE != BEGUN {
+                continue;
+            }
+            pause(limit).await;
+            if self.stands.load(Ordering::Acquire) == begun {
+                return;
+            }
+        }
+    }
 }
 
 impl Connection {
@@ -38,6 +107,18 @@ impl Connection {
 pub struct Over {
     connection: Arc<Connection>,
     proxy: Arc<HttpProxy<Router>>,
+    limits: Patience,
+    /// Counts heads that came too slowly.
+    late: IntCounter,
+}
+
+/// How long clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// Between two requests, and before the first.
+    pub idle: Duration,
 }
 
 impl Over {
@@ -46,9 +127,11 @@ impl Over {
         connection: Arc<Connection>,
         proxy: Arc<HttpProxy<Router>>,
         stream: super::stream::ClientStream,
+        limits: Patience,
+        late: IntCounter,
         closing: &ShutdownWatch,
     ) {
-        Arc::new(Self { connection, proxy }).process_new(Box::new(stream), closing).await;
+        Arc::new(Self { connection, proxy, limits, late }).process_new(Box::new(stream), closing).await;
     }
 }
 
@@ -56,10 +139,31 @@ impl Over {
 impl HttpServerApp for Over {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        CONNECTION.scope(self.connection.clone(), self.proxy.process_new_http(session, shutdown)).await
+        let http2 = session.is_http2();
+        if !http2 {
+            // A request that comes before the answer to the one before waits for its turn (RFC 9112, section 9.3.2).
+            session.set_pipelining_enabled(true);
+            self.connection.head.next();
+            if session.get_keepalive().is_some() {
+                session.set_keepalive(Some(self.limits.idle.as_secs().max(1)));
+            }
+        }
+        let within =
+            CONNECTION.scope(self.connection.clone(), self.proxy.process_new_http(session, shutdown));
+        if http2 {
+            // Heads of HTTP/2 come whole, or their connection counts as idle.
+            return within.await;
+        }
+        tokio::select! {
+            done = within => done,
+            () = self.connection.head.late(self.limits.head) => {
+                self.late.inc();
+                None
+            }
+        }
     }
 
     fn h2_options(&self) -> Option<H2Options> {

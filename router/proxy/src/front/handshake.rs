@@ -18,7 +18,7 @@ use crate::tls::{Keys, PROBE_NAME, Secure};
 /// the handshake has begun.
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x70];
 
-/// Why a connection ended before its first request.
+/// Why a connection ended before its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// It asks for no name, and none is served without.
@@ -33,12 +33,21 @@ pub enum Refused {
     NoHeader,
     /// It took too long.
     Late,
+    /// The head of a request, first or later, came too slowly.
+    SlowHead,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::NoName, Self::UnknownName, Self::Broken, Self::Stranger, Self::NoHeader, Self::Late];
+    pub const ALL: [Self; 7] = [
+        Self::NoName,
+        Self::UnknownName,
+        Self::Broken,
+        Self::Stranger,
+        Self::NoHeader,
+        Self::Late,
+        Self::SlowHead,
+    ];
 
     /// The label in metrics.
     #[must_use]
@@ -50,6 +59,7 @@ impl Refused {
             Self::Stranger => "stranger",
             Self::NoHeader => "no-proxy-header",
             Self::Late => "late",
+            Self::SlowHead => "slow-head",
         }
     }
 }

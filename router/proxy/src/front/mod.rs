@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
-use connection::{Connection, Over};
+use connection::{Connection, HeadWatch, Over, Patience};
 pub use handshake::Refused;
 use stream::{ClientStream, Prefixed, Transport};
 
@@ -82,6 +82,7 @@ impl Front {
         let mut proxy = HttpProxy::new(Router::new(shared.clone()), Arc::new(conf));
         let mut options = HttpServerOptions::default();
         options.keepalive_request_limit = Some(MOST_REQUESTS);
+        options.h2_idle_timeout = Some(shared.config.idle_timeout);
         proxy.server_options = Some(options);
         proxy.handle_init_modules();
         let room = Arc::new(Semaphore::new(shared.config.max_connections));
@@ -154,7 +155,7 @@ impl Front {
         };
         let client = begun.client;
         let (transport, version, secure) = match door {
-            Door::Http => match preface::read(begun).await {
+            Door::Http => match preface::read(begun, self.shared.config.idle_timeout).await {
                 Some((socket, version)) => (Transport::Plain(socket), version, None),
                 None => return,
             },
@@ -169,9 +170,12 @@ impl Front {
                 }
             }
         };
-        let stream = ClientStream::new(transport, client, version);
-        let connection = Arc::new(Connection { client, secure });
-        Over::serve(connection, self.proxy.clone(), stream, &self.close).await;
+        let connection = Arc::new(Connection { client, secure, head: HeadWatch::default() });
+        let stream = ClientStream::new(transport, connection.clone(), version);
+        let config = &self.shared.config;
+        let patience = Patience { head: config.head_timeout, idle: config.idle_timeout };
+        let late = self.shared.metrics.connections_refused.with_label_values(&[Refused::SlowHead.label()]);
+        Over::serve(connection, self.proxy.clone(), stream, patience, late, &self.close).await;
     }
 
     fn refused(&self, why: Refused) {

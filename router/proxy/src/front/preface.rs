@@ -9,13 +9,11 @@ use super::balancer::Begun;
 use super::stream::{Prefixed, Socket};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a connection may say nothing: as long as one between two requests.
-const SILENT: Duration = Duration::from_secs(60);
 
-/// Reads as much as is needed to tell; nothing is lost of it. None: the client has left, or never said anything.
-pub(super) async fn read(begun: Begun) -> Option<(Socket, ALPN)> {
+/// Reads as much as is needed to tell, for as long as a connection may be `silent`; nothing is lost of it. None: the client has left, or never said anything.
+pub(super) async fn read(begun: Begun, silent: Duration) -> Option<(Socket, ALPN)> {
     let Begun { mut ahead, mut socket, .. } = begun;
-    let version = tokio::time::timeout(SILENT, async {
+    let version = tokio::time::timeout(silent, async {
         loop {
             if ahead.is_empty() && socket.read_buf(&mut ahead).await.ok()? == 0 {
                 return None;

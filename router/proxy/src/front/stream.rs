@@ -1,7 +1,6 @@
 //! A client's connection as Pingora sees it: bytes that were read ahead come first, small writes go out together.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +17,8 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use super::connection::Connection;
 
 /// A head and the first piece of its body leave in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
@@ -147,29 +148,39 @@ pub struct ClientStream {
     socket: Arc<SocketDigest>,
     established: SystemTime,
     version: ALPN,
+    connection: Arc<Connection>,
 }
 
 impl ClientStream {
-    /// Wraps what carries it. `client` is who speaks, which a load balancer in front may have told.
+    /// Wraps what carries it.
     #[must_use]
-    pub fn new(transport: Transport, client: SocketAddr, version: ALPN) -> Self {
+    pub fn new(transport: Transport, connection: Arc<Connection>, version: ALPN) -> Self {
         let fd = transport.socket().as_raw_fd();
         let digest = SocketDigest::from_raw_fd(fd);
         // Empty until now, so this cannot fail.
-        let _ = digest.peer_addr.set(Some(pingora_core::protocols::l4::socket::SocketAddr::Inet(client)));
+        let _ = digest
+            .peer_addr
+            .set(Some(pingora_core::protocols::l4::socket::SocketAddr::Inet(connection.client)));
         Self {
             io: BufWriter::with_capacity(WRITE_BUFFER, transport),
             fd,
             socket: Arc::new(digest),
             established: SystemTime::now(),
             version,
+            connection,
         }
     }
 }
 
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.connection.head.bytes();
+        }
+        read
     }
 }
 

@@ -73,6 +73,12 @@ pub fn remember(ctx: &mut Ctx, head: &RequestHeader, trusted: bool) {
     ctx.unrepeatable = streamed || upgrade || length.is_some_and(|l| l > REPEATABLE);
 }
 
+/// The bytes of a head, but for what separates them.
+#[must_use]
+pub fn size(head: &RequestHeader) -> usize {
+    head.raw_path().len() + head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum::<usize>()
+}
+
 /// What says whose a request is.
 #[must_use]
 pub fn clues<'a>(head: &'a RequestHeader, trusted: bool) -> Clues<'a> {
@@ -82,6 +88,18 @@ pub fn clues<'a>(head: &'a RequestHeader, trusted: bool) -> Clues<'a> {
         hosts: head.headers.get_all(http::header::HOST).iter().count(),
         tenant: if trusted { once(&head.headers, headers::TENANT) } else { None },
     }
+}
+
+/// What comes after the host in a target of absolute form; none for one that is just a path.
+fn behind_host(target: &[u8]) -> Option<Vec<u8>> {
+    let scheme = target.windows(3).position(|w| w == b"://")?;
+    if !target[..scheme].iter().all(u8::is_ascii_alphabetic) {
+        return None;
+    }
+    let rest = &target[scheme + 3..];
+    let end = rest.iter().position(|b| b"/?#".contains(b)).unwrap_or(rest.len());
+    let path = &rest[end..];
+    Some(if path.first() == Some(&b'/') { path.to_vec() } else { [b"/", path].concat() })
 }
 
 fn drop_ours(headers: &HeaderMap, keep: Option<&str>) -> Vec<http::HeaderName> {
@@ -100,6 +118,10 @@ pub fn send_on(
 ) -> Result<()> {
     for name in drop_ours(&head.headers, Some(headers::PASS)) {
         head.remove_header(&name);
+    }
+    // A target that names its host again is for proxies (RFC 9112, section 3.2.2); the host stands in Host, as was checked.
+    if let Some(path) = behind_host(head.raw_path()) {
+        head.set_raw_path(&path)?;
     }
     let route = ctx.route.as_ref();
     if let (Some(tenant), Some(cell), Some(route)) = (&ctx.tenant, &ctx.cell, route) {
@@ -229,4 +251,23 @@ pub fn problem(shared: &Shared, ctx: &Ctx, cause: Cause, now: BootTime) -> Resul
         head.insert_header("connection", "close")?;
     }
     Ok((head, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::behind_host;
+
+    #[test]
+    fn only_a_target_of_absolute_form_loses_its_host() {
+        for (target, path) in [
+            ("http://a.example.com/b?c=://d", Some("/b?c=://d")),
+            ("HTTPS://a.example.com:8443", Some("/")),
+            ("http://a.example.com?q", Some("/?q")),
+            ("/b?next=http://a.example.com/", None),
+            ("/", None),
+            ("*", None),
+        ] {
+            assert_eq!(behind_host(target.as_bytes()).as_deref(), path.map(str::as_bytes), "{target}");
+        }
+    }
 }

@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_millis(1_000);
 /// minute), or a request meets a closing connection.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// The largest head that goes on, in bytes: the same over HTTP/1 as Pingora takes over HTTP/2. Many applications take less.
+const MOST_HEAD: usize = 64 << 10;
 /// Calls at once over one HTTP/2 connection to the next server.
 const MOST_STREAMS: usize = 100;
 
@@ -90,14 +92,16 @@ impl Router {
     pub(crate) async fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Cause> {
         let head = session.req_header();
         let pass = head.headers.get(headers::PASS).map(http::HeaderValue::as_bytes);
-        let bytes = head.raw_path().len()
-            + head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum::<usize>();
+        let bytes = head::size(head);
         admit(&self.shared, ctx, Request { pass, bytes }).await
     }
 
     /// Identifies and admits; the route is in the context afterwards.
     async fn begin(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Cause> {
         let shared = &self.shared;
+        if head::size(session.req_header()) > MOST_HEAD {
+            return Err(Cause::HeadTooLarge);
+        }
         if ctx.hops >= MAX_HOPS {
             return Err(Cause::TooManyHops);
         }
@@ -203,6 +207,9 @@ impl ProxyHttp for Router {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let shared = &self.shared;
+        if let Some(connection) = &ctx.connection {
+            connection.head.whole();
+        }
         // The context is made when the connection is ready; the request begins when its head is here.
         ctx.started = shared.now();
         let probe = session.req_header().headers.get(PROBE_HEADER).map(http::HeaderValue::as_bytes);
