@@ -48,7 +48,7 @@ pub struct Stream<'a> {
     pub region: &'a RegionId,
     /// Under which epoch it was admitted.
     pub epoch: Epoch,
-    /// When a piece passed last, in either direction; none while a call has not begun to answer.
+    /// When a piece passed last, in either direction; none while the answer has not begun.
     pub idle_since: Option<BootTime>,
     /// Between 0 and 1: when in the time for it this one goes. Many that went at once would come back at once.
     pub turn: f64,
@@ -64,6 +64,10 @@ pub fn leaves(
 ) -> Option<BootTime> {
     let Some(placed) = table.placement(stream.cell.as_str()) else { return Some(now) };
     let placement = &placed.placement;
+    // A gate that knows more than this table has answered: the table will follow.
+    if placement.epoch < stream.epoch {
+        return None;
+    }
     let here = placement.holder.as_ref() == Some(stream.region);
     let in_turn = || Some(placed.applied_at + linger.mul_f64(stream.turn.clamp(0.0, 1.0)));
     match placement.phase {
@@ -72,14 +76,16 @@ pub fn leaves(
             in_turn()
         }
         // The move waits for what is in flight, and writers wait for the move.
-        phase => match (stream.kind, stream.idle_since) {
-            (Kind::WebSocket | Kind::EventStream, _) => Some(now),
-            (Kind::Grpc, idle) => {
-                let length = phase.hold().unwrap_or_default().saturating_sub(RESERVE);
-                let end = placed.applied_at + length;
-                Some(idle.map_or(end, |since| end.min(since + IDLE)))
+        phase => {
+            let length = phase.hold().unwrap_or_default().saturating_sub(RESERVE);
+            let end = placed.applied_at + length;
+            match (stream.kind, stream.idle_since) {
+                // What has not begun to answer is a request in flight like any other.
+                (_, None) => Some(end),
+                (Kind::WebSocket | Kind::EventStream, Some(_)) => Some(now),
+                (Kind::Grpc, Some(since)) => Some(end.min(since + IDLE)),
             }
-        },
+        }
     }
 }
 
@@ -118,14 +124,20 @@ mod tests {
             let goes = leaves(&t, &at(Kind::WebSocket, None, turn), now, linger);
             assert_eq!(goes, Some(applied(&t) + Duration::from_millis(after)));
         }
+        // A table that is behind the gate that has answered.
+        p.epoch = Epoch(2);
+        p.phase = Phase::Holding { for_ms: 10_000 };
+        assert_eq!(leaves(&table(&p), &at(Kind::WebSocket, Some(now), 0.0), now, linger), None);
         // A hold: tunnels at once, calls when they fall silent, at the latest just before it ends.
         p.epoch = Epoch(3);
         p.phase = Phase::Holding { for_ms: 10_000 };
         let t = table(&p);
-        assert_eq!(leaves(&t, &at(Kind::WebSocket, None, 1.0), now, linger), Some(now));
+        assert_eq!(leaves(&t, &at(Kind::WebSocket, Some(now), 1.0), now, linger), Some(now));
         assert_eq!(leaves(&t, &at(Kind::EventStream, Some(now), 1.0), now, linger), Some(now));
         let end = applied(&t) + Duration::from_secs(9);
-        assert_eq!(leaves(&t, &at(Kind::Grpc, None, 1.0), now, linger), Some(end));
+        for kind in Kind::ALL {
+            assert_eq!(leaves(&t, &at(kind, None, 1.0), now, linger), Some(end), "{kind:?} not answered yet");
+        }
         let silent = applied(&t);
         assert_eq!(leaves(&t, &at(Kind::Grpc, Some(silent), 1.0), now, linger), Some(silent + IDLE));
         assert_eq!(leaves(&t, &at(Kind::Grpc, Some(end + IDLE), 1.0), now, linger), Some(end));

@@ -20,7 +20,7 @@ use pingora_proxy::Session;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::dial::{Next, Outgoing};
+use super::dial::{Next, Outgoing, Place};
 pub use super::goodbye::Why;
 use super::{Stands, head};
 use crate::config::Sabotage;
@@ -41,8 +41,12 @@ pub(super) struct Carried<'a> {
     pub(super) kind: Kind,
     stands: Stands,
     turn: f64,
-    /// When a piece passed last; none before the answer has begun.
+    /// When a piece passed last; none before the answer has begun, and for an answer that must be whole.
     moved_at: Option<BootTime>,
+    /// Whether what was asked for as a stream of events is something else: an answer that must be whole.
+    whole: bool,
+    /// Its place on a shared connection.
+    _place: Option<Place>,
 }
 
 /// A number for each stream, so that they take turns.
@@ -60,7 +64,7 @@ pub async fn carry(router: &Router, session: &mut Session, ctx: &mut Ctx, kind: 
     let n = TURN.fetch_add(1, Ordering::Relaxed);
     #[expect(clippy::cast_precision_loss, reason = "any spread will do")]
     let turn = (n as f64 * 0.618_033_988_749_895).fract() * 0.8;
-    let mut carried = Carried { router, ctx, kind, stands, turn, moved_at: None };
+    let mut carried = Carried { router, ctx, kind, stands, turn, moved_at: None, whole: false, _place: None };
     // A tunnel or a call may be silent for as long as it likes.
     session.set_read_timeout(None);
     carried.run(&shared, session).await
@@ -81,7 +85,13 @@ impl Carried<'_> {
         if shared.is_draining() && !tunnel {
             session.set_keepalive(None);
         }
-        self.moved_at = Some(shared.now());
+        let events = || {
+            let kind =
+                parts.headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+            kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
+        };
+        self.whole = self.kind == Kind::EventStream && !events();
+        self.alive(shared);
         // A gRPC call that fails at once has its status in the head, which then is all there is.
         let end = !tunnel && incoming.is_end_stream();
         if self.write(shared, session, HttpTask::Header(Box::new(head), end)).await? || end {
@@ -116,14 +126,17 @@ impl Carried<'_> {
                 match kind {
                     Kind::Grpc => shared.dial.shared(&next, terms.as_deref(), request).await,
                     Kind::WebSocket | Kind::EventStream => {
-                        shared.dial.alone(&next, terms.as_deref(), request).await
+                        shared.dial.alone(&next, terms.as_deref(), request).await.map(|sent| (sent, None))
                     }
                 }
             };
             let (sent, upload) = self.upload_while(shared, session, sent, upload).await?;
             let answer = match sent {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => return Err(Cause::UpstreamBroken),
+                Ok((Ok(answer), place)) => {
+                    self._place = place;
+                    answer
+                }
+                Ok((Err(_), _)) => return Err(Cause::UpstreamBroken),
                 Err(error) => {
                     // Nothing was sent, so the region's next address may have it. Never another region's.
                     tracing::debug!(%error, address = %next.address, "no connection");
@@ -215,7 +228,7 @@ impl Carried<'_> {
                     return self.goodbye(shared, session, why).await;
                 }
                 frame = incoming.frame() => {
-                    self.moved_at = Some(shared.now());
+                    self.alive(shared);
                     let task = match frame {
                         None => HttpTask::Done,
                         Some(Err(_)) => return self.goodbye(shared, session, Why::Broken).await,
@@ -238,7 +251,7 @@ impl Carried<'_> {
                 piece = session.as_mut().read_body_or_idle(upload.is_done()), if reads => {
                     let piece = piece.map_err(Error::into_down)?;
                     if piece.is_some() {
-                        self.moved_at = Some(shared.now());
+                        self.alive(shared);
                     }
                     upload.pass(piece);
                 }
@@ -275,7 +288,7 @@ impl Carried<'_> {
 
     /// A piece has passed.
     pub(super) fn alive(&mut self, shared: &Shared) {
-        self.moved_at = Some(shared.now());
+        self.moved_at = (!self.whole).then(|| shared.now());
     }
 
     /// Notes that a stream was ended from here.
@@ -285,6 +298,7 @@ impl Carried<'_> {
         match why {
             Why::Unproven => self.ctx.cause = Some(Cause::OutcomeUnknown),
             Why::Broken => self.ctx.cause = Some(Cause::UpstreamBroken),
+            Why::Moved | Why::Draining if self.whole => self.ctx.cause = Some(Cause::OutcomeUnknown),
             Why::Moved | Why::Draining => {}
         }
     }
@@ -302,9 +316,9 @@ impl Carried<'_> {
         let task = match (self.kind, why) {
             (Kind::Grpc, _) => HttpTask::Trailer(Some(Box::new(why.trailers()))),
             // Whoever reads events comes back by itself after an answer that ends.
-            (_, Why::Moved | Why::Draining) => HttpTask::Done,
+            (_, Why::Moved | Why::Draining) if !self.whole => HttpTask::Done,
             // An answer that is not whole must not look whole.
-            (_, Why::Unproven | Why::Broken) => return Err(self.cut(shared, why)),
+            (_, why) => return Err(self.cut(shared, why)),
         };
         self.ended(shared, why);
         if !session.is_http2() {
@@ -336,7 +350,9 @@ async fn must_go(
         let epoch = ctx.answer.as_ref().map_or(route.epoch, |a| a.1);
         let region = ctx.answer.as_ref().map_or(&route.region, |a| &a.0);
         let stream = Stream { kind, cell, region, epoch, idle_since: moved_at, turn };
-        let goes = leaves(&shared.table(), &stream, shared.now(), shared.config.linger);
+        // A gate's next piece would be cut for want of a proof: rather a goodbye than that.
+        let linger = if shared.is_gate() && ctx.is_local() { Duration::ZERO } else { shared.config.linger };
+        let goes = leaves(&shared.table(), &stream, shared.now(), linger);
         let time = async {
             match goes {
                 None => std::future::pending().await,

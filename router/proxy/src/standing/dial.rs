@@ -1,9 +1,10 @@
-//! Connections to the next server for streams: one of its own for each over HTTP/1.1, one for all calls over HTTP/2.
+//! Connections to the next server for streams: one of its own for each over HTTP/1.1, shared ones for calls over HTTP/2.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,10 +43,43 @@ pub struct Next {
 trait Transport: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Transport for T {}
 
+/// Calls at once over one connection. Servers allow a hundred or more (RFC 9113, section 6.5.2), and one more would wait
+/// until another ends: with streams that stand open, for ever.
+const MOST_CALLS: usize = 90;
+
+/// A connection that calls share.
+#[derive(Debug, Clone)]
+struct Line {
+    sender: http2::SendRequest<Outgoing>,
+    calls: Arc<AtomicUsize>,
+}
+
+/// A call's place on its connection, until the call ends.
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Line {
+    /// Takes a place, if there is one.
+    fn take(&self) -> Option<Place> {
+        let more = |n| (n < MOST_CALLS).then_some(n + 1);
+        let taken = self.calls.try_update(Ordering::AcqRel, Ordering::Acquire, more);
+        taken.ok().map(|_| Place(self.calls.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What became of a request that was sent, and its place on the connection.
+pub(super) type Sent = (hyper::Result<http::Response<Incoming>>, Option<Place>);
+
 /// Connections.
 #[derive(Debug, Default)]
 pub struct Dial {
-    calls: Mutex<HashMap<Next, http2::SendRequest<Outgoing>>>,
+    lines: Mutex<HashMap<Next, Vec<Line>>>,
 }
 
 impl Dial {
@@ -70,34 +104,50 @@ impl Dial {
         Ok(sender.send_request(request).await)
     }
 
-    /// Sends a request over the connection that all calls to this server share.
+    /// Sends a request over a connection that calls to this server share.
     ///
     /// # Errors
     /// As [`Dial::alone`].
-    pub async fn shared(
+    pub(super) async fn shared(
         &self,
         next: &Next,
         terms: Option<&PeerTerms>,
         mut request: http::Request<Outgoing>,
-    ) -> io::Result<hyper::Result<http::Response<Incoming>>> {
+    ) -> io::Result<Sent> {
         loop {
-            let known = self.lock().get(next).filter(|c| !c.is_closed()).cloned();
-            let (mut sender, fresh) = match known {
-                Some(sender) => (sender, false),
-                None => (self.open(next, terms).await?, true),
+            let (mut sender, place, fresh) = match self.known(next) {
+                Some((sender, place)) => (sender, place, false),
+                None => {
+                    let (sender, place) = self.open(next, terms).await?;
+                    (sender, place, true)
+                }
             };
             match sender.try_send_request(request).await {
-                Ok(answer) => return Ok(Ok(answer)),
+                Ok(answer) => return Ok((Ok(answer), Some(place))),
                 Err(mut error) => match error.take_message() {
                     // It closed under the request, which it never saw.
                     Some(unsent) if !fresh => request = unsent,
-                    _ => return Ok(Err(error.into_error())),
+                    _ => return Ok((Err(error.into_error()), None)),
                 },
             }
         }
     }
 
-    async fn open(&self, next: &Next, terms: Option<&PeerTerms>) -> io::Result<http2::SendRequest<Outgoing>> {
+    /// A connection that is open and has a place.
+    fn known(&self, next: &Next) -> Option<(http2::SendRequest<Outgoing>, Place)> {
+        let lines = self.lock();
+        lines
+            .get(next)?
+            .iter()
+            .filter(|l| !l.sender.is_closed())
+            .find_map(|l| Some((l.sender.clone(), l.take()?)))
+    }
+
+    async fn open(
+        &self,
+        next: &Next,
+        terms: Option<&PeerTerms>,
+    ) -> io::Result<(http2::SendRequest<Outgoing>, Place)> {
         let (sender, connection) = bounded(async {
             let transport = TokioIo::new(connect(next, terms, true).await?);
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -112,14 +162,19 @@ impl Dial {
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        let mut calls = self.lock();
-        calls.retain(|_, c| !c.is_closed());
-        calls.insert(next.clone(), sender.clone());
-        Ok(sender)
+        let calls = Arc::new(AtomicUsize::new(1));
+        let place = Place(calls.clone());
+        let mut lines = self.lock();
+        for all in lines.values_mut() {
+            all.retain(|line| !line.sender.is_closed());
+        }
+        lines.retain(|_, all| !all.is_empty());
+        lines.entry(next.clone()).or_default().push(Line { sender: sender.clone(), calls });
+        Ok((sender, place))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Next, http2::SendRequest<Outgoing>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Next, Vec<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -63,6 +63,21 @@ call(channel, "/etcdserverpb.KV/Put", field(1, b"bed") + field(2, b"free"), time
 print("event", b"free" in next(stream))
 stream.cancel()
 
+# More streams than a server allows on one connection, all of them open at once: over several connections of the client.
+several = []
+for n in range(3):
+    own = options + [("grpc.use_local_subchannel_pool", 1), ("n", n)]
+    several.append(grpc.secure_channel(address, credentials, own) if len(sys.argv) > 3 else grpc.insecure_channel(address, own))
+streams = []
+for n in range(180):
+    asked = queue.Queue()
+    asked.put(field(1, field(1, b"bed")))
+    watch = several[n % 3].stream_stream("/etcdserverpb.Watch/Watch")
+    streams.append(watch(iter(asked.get, None), timeout=30))
+print("many", sum(len(next(stream)) > 0 for stream in streams))
+for stream in streams:
+    stream.cancel()
+
 silent = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter(queue.Queue().get, None), timeout=0.3)
 print("deadline", failure(lambda: next(silent)).split(":")[0])
 # The channel's threads wait for a queue that nobody fills.

@@ -75,6 +75,7 @@ async fn calls_streams_trailers_and_deadlines_pass() {
             "method UNIMPLEMENTED",
             "created True",
             "event True",
+            "many 180",
             "deadline DEADLINE_EXCEEDED",
         ];
         assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{}", s.edge.process.tail());

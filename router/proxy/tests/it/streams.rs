@@ -10,7 +10,7 @@ use domicile_router::config::Sabotage;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::kit::{Fleet, HOST, Router, SOON, until_status};
+use crate::kit::{Fleet, HOST, Router, SOON, client, until_status};
 
 /// A client that others wrote, and what it prints.
 struct Client {
@@ -144,6 +144,28 @@ async fn an_event_stream_ends_whole_at_the_hold() {
     events.says("data: east").await;
     let held = s.fleet.hold(20_000).await;
     events.says("ended 0").await;
+    s.acknowledged(held).await;
+}
+
+/// What asks for events and is not answered yet is a request in flight like any other: a hold waits for it.
+#[tokio::test]
+async fn what_has_not_begun_to_answer_is_not_ended_by_a_hold() {
+    let s = Stage::new(Sabotage::None).await;
+    let request =
+        client().get(s.edge.url("/gated")).header("host", HOST).header("accept", "text/event-stream");
+    let request = tokio::spawn(request.send());
+    eventually(SOON, "it is in flight", || async { s.counted(r#"streams{kind="event-stream"} 1"#).await })
+        .await
+        .unwrap();
+    let held = s.fleet.hold(20_000).await;
+    eventually(SOON, "all have heard of the hold", || async {
+        let edge = s.fleet.router_state("edge").await.is_some_and(|state| state.applied >= held);
+        edge && s.fleet.router_state("gate-us-east-1").await.is_some_and(|state| state.applied >= held)
+    })
+    .await
+    .unwrap();
+    s.fleet.east.let_go();
+    assert_eq!(request.await.unwrap().unwrap().status(), 200);
     s.acknowledged(held).await;
 }
 
