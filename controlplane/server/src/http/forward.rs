@@ -8,10 +8,11 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domicile_api::problem::Problem;
+use domicile_model::clock::pause;
 use domicile_store::lead::present_leader;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::app::App;
+use crate::app::{App, Led};
 use crate::http::input;
 use crate::http::problem::{Refusal, bad, no_leader};
 
@@ -29,15 +30,36 @@ const LEADER: Duration = Duration::from_secs(28);
 /// Largest answer of a leader, in bytes.
 const ANSWER: usize = 64 << 20;
 
+/// How long a control plane that leads no more may take to answer what it has begun.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What to do after an unknown outcome.
+const AGAIN: &str =
+    "look at the state before asking again; with an Idempotency-Key a start of a move is safe to repeat";
+
 /// Goes on here if this control plane leads, else asks the leader.
 pub(crate) async fn to_leader(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if app.led().is_some() {
-        return next.run(request).await;
+    if let Some(led) = app.led() {
+        // The registry may have gone silent under it. Whoever waits for that answer does not ask the next leader, while
+        // what a preview promised runs out.
+        return tokio::select! {
+            biased;
+            answer = next.run(request) => answer,
+            () = deposed(&app, &led) => deposed_meanwhile(&app.name).into_response(),
+        };
     }
     match pass_on(&app, request).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.into_response(),
     }
+}
+
+/// Returns a little after this control plane has ceased to lead as it did: what was nearly done can still be answered.
+async fn deposed(app: &App, led: &Led) {
+    let other =
+        |now: &Option<Arc<Led>>| now.as_ref().is_none_or(|now| now.leadership.fence != led.leadership.fence);
+    // The sender is gone: so is this control plane.
+    let _ = app.leading.clone().wait_for(other).await;
+    pause(LAST_WORDS).await;
 }
 
 async fn pass_on(app: &App, request: Request) -> Result<Response, Refusal> {
@@ -93,6 +115,17 @@ async fn pass_on(app: &App, request: Request) -> Result<Response, Refusal> {
     back.body(Body::from(bytes)).map_err(|_| bad("the leader's answer can't be passed on"))
 }
 
+fn deposed_meanwhile(name: &str) -> Refusal {
+    Problem::new(
+        "leader-silent",
+        "Outcome unknown",
+        504,
+        format!("control plane {name} lost the leadership while it did this: it may or may not be done"),
+    )
+    .hint(AGAIN)
+    .into()
+}
+
 fn lost(leader: &str, error: &reqwest::Error) -> Refusal {
     if error.is_connect() {
         return Problem::new(
@@ -112,8 +145,6 @@ fn lost(leader: &str, error: &reqwest::Error) -> Refusal {
             "the change was passed on to the leader {leader}, and no answer came: it may or may not be done"
         ),
     )
-    .hint(
-        "look at the state before asking again; with an Idempotency-Key a start of a move is safe to repeat",
-    )
+    .hint(AGAIN)
     .into()
 }

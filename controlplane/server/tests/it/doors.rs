@@ -7,7 +7,7 @@ use domicile_server::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Plane, Special, problem, registry};
+use crate::common::{Plane, Special, TOKEN, problem, registry};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -74,4 +74,30 @@ async fn beyond_the_limit_a_connection_is_told_so_and_places_come_back() {
     })
     .await
     .unwrap();
+}
+
+/// A change that takes long, here because its body does not come, is answered once nobody here may carry it out any more:
+/// whoever waits for it would not ask the next leader.
+#[tokio::test]
+async fn a_leader_that_is_deposed_answers_what_it_has_begun() {
+    let store = registry();
+    let plane = Plane::start("one", store.clone()).await;
+    assert_eq!(plane.led().await, "one");
+    let mut raw = tokio::net::TcpStream::connect(plane.address).await.unwrap();
+    let head = format!(
+        "POST /v1/moves HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nidempotency-key: k\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    raw.write_all(head.as_bytes()).await.unwrap();
+    store.outage(true);
+    let mut said = vec![0; 4096];
+    let n =
+        tokio::time::timeout(Duration::from_secs(20), raw.read(&mut said)).await.expect("an answer").unwrap();
+    let said = String::from_utf8_lossy(&said[..n]);
+    assert!(
+        said.starts_with("HTTP/1.1 504") && said.contains("lost the leadership while it did this"),
+        "{said}"
+    );
+    store.outage(false);
+    plane.stop().await;
 }
