@@ -335,7 +335,7 @@ fn first_table(world: &World, regions: &[RegionId; 2], placement: &Placement) ->
     let country = Country::new("US").expect("a country");
     let mut entries = vec![entry(Key::World, world), entry(Key::Cell(placement.cell.clone()), &cell)];
     for region in regions {
-        let record = Region { id: region.clone(), country, ingress: vec![gate] };
+        let record = Region { id: region.clone(), country, ingress: vec![gate], edges: Vec::new() };
         entries.push(entry(Key::Region(region.clone()), &record));
     }
     entries.push(entry(Key::Tenant(id.clone()), &tenant));

@@ -88,7 +88,10 @@ impl Region1 {
         };
         let mut txn = Txn::bare().put(Key::World, &world).put(Key::Cell(cell), &record);
         for id in [region, record.dr.clone()] {
-            txn = txn.put(Key::Region(id.clone()), &Region { id, country, ingress: Vec::new() });
+            txn = txn.put(
+                Key::Region(id.clone()),
+                &Region { id, country, ingress: Vec::new(), edges: Vec::new() },
+            );
         }
         let txn = first_right(txn, &placement).unwrap();
         assert!(matches!(store.commit(txn).await.unwrap(), Commit::Done(_)));

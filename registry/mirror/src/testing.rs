@@ -34,7 +34,10 @@ pub(crate) fn world(id: u128) -> World {
 pub(crate) fn region(id: &str, country: &str) -> (Key, Vec<u8>) {
     let id = region_id(id);
     let ingress = vec!["10.0.0.1:8443".parse().unwrap()];
-    (Key::Region(id.clone()), encode(&Region { id, country: Country::new(country).unwrap(), ingress }))
+    (
+        Key::Region(id.clone()),
+        encode(&Region { id, country: Country::new(country).unwrap(), ingress, edges: Vec::new() }),
+    )
 }
 
 pub(crate) fn jurisdiction(id: &str, country: &str) -> (Key, Vec<u8>) {

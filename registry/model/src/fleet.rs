@@ -35,6 +35,9 @@ pub struct Region {
     pub country: Country,
     /// Addresses of its gates (or, without gates, of whatever answers there).
     pub ingress: Vec<SocketAddr>,
+    /// Where its edges take TLS: edges elsewhere pass on to them what they may not decrypt themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edges: Vec<SocketAddr>,
 }
 
 /// A named set of countries that a residency policy may allow.

@@ -18,11 +18,13 @@ pub enum Category {
     Storage,
     /// The standby stands there, and takes over in a disaster.
     Dr,
+    /// Users' TLS ends there: an edge anywhere else passes their connections on without decrypting them.
+    Tls,
 }
 
 impl Category {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Processing, Self::Storage, Self::Dr];
+    pub const ALL: [Self; 4] = [Self::Processing, Self::Storage, Self::Dr, Self::Tls];
 
     /// The name in regions.toml.
     #[must_use]
@@ -31,6 +33,7 @@ impl Category {
             Self::Processing => "processing",
             Self::Storage => "storage",
             Self::Dr => "dr",
+            Self::Tls => "tls",
         }
     }
 }

@@ -210,7 +210,9 @@ mod tests {
         for (id, country) in [("us-east-1", "US"), ("us-west-2", "US"), ("eu-west-1", "IE")] {
             let id = RegionId::new(id).unwrap();
             let country = Country::new(country).unwrap();
-            fleet.regions.insert(id.clone(), Region { id, country, ingress: vec![address(1)] });
+            fleet
+                .regions
+                .insert(id.clone(), Region { id, country, ingress: vec![address(1)], edges: Vec::new() });
         }
         let eu = JurisdictionId::new("EU").unwrap();
         let countries = [Country::new("IE").unwrap()].into();

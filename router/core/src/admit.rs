@@ -6,6 +6,7 @@ use domicile_mirror::{RoutingTable, TenantEntry};
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, ClosedReason, Epoch, Phase, RegionId, Role};
 
+use crate::ending::may_decrypt;
 use crate::errors::Cause;
 
 /// A request, as far as the decision needs it.
@@ -88,6 +89,9 @@ pub fn decide(table: &RoutingTable, ask: &Ask<'_>, proven: impl Fn(&CellId, Epoc
     let Some(placed) = table.placement(cell.as_str()) else { return Outcome::Refuse(Cause::NoTable) };
     let placement = &placed.placement;
     let gate = ask.role == Role::Gate;
+    if !gate && !may_decrypt(table, ask.tenant, ask.own) {
+        return Outcome::Refuse(Cause::EdgeOutside);
+    }
     if gate && ask.sent.is_some_and(|sent| sent > placement.epoch) {
         return Outcome::WaitForTable;
     }
@@ -219,6 +223,21 @@ mod tests {
             Outcome::Forward(r) => Some((r.region.as_str(), r.epoch.0, r.local)),
             _ => None,
         }
+    }
+
+    #[test]
+    fn an_edge_outside_the_policy_reads_nothing_for_the_tenant() {
+        let t = table();
+        let tenant = t.tenant("mercy").unwrap();
+        for (own, refused) in [("us-west-2", false), ("eu-west-1", false), ("here", true)] {
+            let own = region(own);
+            let outcome = decide(&t, &ask(tenant, Role::Edge, &own), |_, _| false);
+            assert_eq!(outcome == Outcome::Refuse(Cause::EdgeOutside), refused, "{own}: {outcome:?}");
+        }
+        let anyone = t.tenant("clinic").unwrap();
+        let own = region("here");
+        let outcome = decide(&t, &ask(anyone, Role::Edge, &own), |_, _| false);
+        assert_ne!(outcome, Outcome::Refuse(Cause::EdgeOutside));
     }
 
     const HOLDING: Phase = Phase::Holding { for_ms: 1_000 };

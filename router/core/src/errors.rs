@@ -18,6 +18,8 @@ pub enum Cause {
     OtherHost,
     /// The residency policy forbids the region that serves now.
     Residency,
+    /// The residency policy forbids that users' connections are decrypted where this edge stands.
+    EdgeOutside,
     /// The cell stayed on hold for longer than it may.
     HoldTimeout,
     /// Too many requests wait already.
@@ -73,12 +75,13 @@ pub struct Entry {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::UnknownHost,
         Self::OtherHost,
         Self::Residency,
+        Self::EdgeOutside,
         Self::HoldTimeout,
         Self::HoldFull,
         Self::Closed,
@@ -146,6 +149,14 @@ impl Cause {
                 "residency",
                 "The tenant's residency policy forbids the region that serves now",
                 "Nothing was sent. An operator must move the tenant or change its policy.",
+                None,
+            ),
+            Self::EdgeOutside => entry(
+                421,
+                "edge-outside",
+                "The tenant's residency policy does not let requests be read where this edge stands",
+                "Open a TLS connection for the host's name: it is passed on undecrypted. An edge that was not told its \
+                 --region stands nowhere.",
                 None,
             ),
             Self::HoldTimeout => {

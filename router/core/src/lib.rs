@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod bearer;
+pub mod ending;
 pub mod errors;
 pub mod headers;
 pub mod hold;

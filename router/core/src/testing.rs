@@ -6,8 +6,8 @@ use domicile_mirror::RoutingTable;
 use domicile_model::clock::BootTime;
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    Cell, CellId, Country, Epoch, FenceConstants, HostPattern, JurisdictionId, Phase, Placement, Region,
-    RegionId, Residency, Revision, Tenant, TenantId, WitnessSet, World, WorldId,
+    Category, Cell, CellId, Country, Epoch, FenceConstants, HostPattern, JurisdictionId, Phase, Placement,
+    Region, RegionId, Residency, Revision, Tenant, TenantId, WitnessSet, World, WorldId,
 };
 use domicile_store::codec::{Record, encode};
 use domicile_store::{Entry, Header, Key, Listing};
@@ -46,7 +46,8 @@ pub(crate) fn table_with(placements: &[Placement]) -> RoutingTable {
     for (id, country) in [("us-east-1", "US"), ("us-west-2", "US"), ("eu-west-1", "IE")] {
         let id = RegionId::new(id).unwrap();
         let ingress = vec!["10.0.0.1:80".parse().unwrap()];
-        let region = Region { id: id.clone(), country: Country::new(country).unwrap(), ingress };
+        let region =
+            Region { id: id.clone(), country: Country::new(country).unwrap(), ingress, edges: Vec::new() };
         put(Key::Region(id), of(&region));
     }
     for cell in ["mercy", "clinics"] {
@@ -71,13 +72,15 @@ pub(crate) fn table_with(placements: &[Placement]) -> RoutingTable {
         [("mercy", "mercy", "mercy.example.com", true), ("clinic", "clinics", "*.clinics.example.com", false)]
     {
         let id = TenantId::new(id).unwrap();
-        let us = BTreeSet::from([JurisdictionId::new("US").unwrap()]);
+        let set = |names: &[&str]| names.iter().map(|n| JurisdictionId::new(n).unwrap()).collect();
+        let (us, with_edges): (BTreeSet<_>, BTreeSet<_>) = (set(&["US"]), set(&["US", "IE"]));
+        let overrides = us_only.then_some((Category::Tls, with_edges)).into_iter().collect();
         let tenant = Tenant {
             id: id.clone(),
             name: id.to_string(),
             cell: CellId::new(cell).unwrap(),
             hosts: BTreeSet::from([HostPattern::new(host).unwrap()]),
-            residency: Residency { allowed: us_only.then_some(us), overrides: BTreeMap::new() },
+            residency: Residency { allowed: us_only.then_some(us), overrides },
         };
         let host = HostPattern::new(host).unwrap();
         put(Key::Host(host), of(&HostClaim { tenant: id.clone() }));

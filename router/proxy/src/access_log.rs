@@ -51,8 +51,11 @@ pub struct Line {
     pub request_id: String,
     /// The trace of `traceparent`.
     pub trace_id: String,
-    /// Of the answer's body.
+    /// Of the answer's body; of a splice everything that went to the client.
     pub bytes: usize,
+    /// Everything that came from a client whose connection was passed on undecrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_up: Option<usize>,
 }
 
 /// A path as it may be logged: bounded, without anything from `?` on.

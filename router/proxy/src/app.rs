@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use domicile_mirror::Mirror;
+use domicile_mirror::{Mirror, Source};
 use domicile_model::clock::Clock;
 use domicile_model::{BootId, Role};
 use domicile_router_core::inflight::Inflight;
@@ -26,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use crate::access_log::AccessLog;
 use crate::config::{Config, Registry};
 use crate::doors;
+use crate::front::splice::Splices;
 use crate::front::{Door, Front};
 use crate::hold::HoldRoom;
 use crate::loops;
@@ -33,8 +34,12 @@ use crate::metrics::Metrics;
 use crate::standing::Dial;
 use crate::state::{Proofs, Shared};
 use crate::stop;
+use crate::tls::guard::Guard;
 use crate::tls::peers::{PeerName, Peers};
 use crate::tls::{self, Keys, Tls};
+
+/// How long the first table is waited for, where certificates are to be read.
+const FIRST_TABLE: Duration = Duration::from_secs(2);
 
 /// Why a router could not be put together. The program ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +121,6 @@ pub fn build(config: Config) -> Result<App, BuildError> {
     if let Some(address) = config.listen_tls {
         listeners.push((bind("listen-tls", address)?, Door::Https));
     }
-    let keys = Arc::new(keys(&config)?);
     let admin = bind("admin", config.admin)?;
     let peer = config.peer.map(|p| bind("peer", p)).transpose()?;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
@@ -185,6 +189,12 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         options.pace.answer = config.registry_call;
         Mirror::start(store.clone(), clock.clone(), options)?
     };
+    if config.tls.is_some() {
+        // Which keys may be here stands in the table. Without it, none is read until it comes.
+        let _ = runtime.block_on(async { tokio::time::timeout(FIRST_TABLE, mirror.started()).await });
+    }
+    let known = mirror.freshness().source != Source::None;
+    let keys = Arc::new(keys(&config, &Guard::new(known.then(|| mirror.table()), &config))?);
     let idle = Arc::new(Notify::new());
     let bell = idle.clone();
     let shared = Arc::new(Shared {
@@ -202,6 +212,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         pass: secret.as_deref().and_then(PassKey::new),
         secret: secret.map(Into::into),
         keys,
+        splices: Splices::default(),
         standing: Arc::default(),
         dial: Dial::default(),
         stopping: watch::Sender::new(false),
@@ -217,9 +228,10 @@ pub fn build(config: Config) -> Result<App, BuildError> {
 }
 
 /// Reads all certificates and keys; all that is wrong with them at once.
-fn keys(config: &Config) -> Result<Keys, BuildError> {
+fn keys(config: &Config, guard: &Guard) -> Result<Keys, BuildError> {
     let mut wrong = Vec::new();
-    let clients = config.tls.clone().and_then(|tls| Tls::open(tls).map_err(|all| wrong.extend(all)).ok());
+    let clients =
+        config.tls.clone().and_then(|tls| Tls::open(tls, guard).map_err(|all| wrong.extend(all)).ok());
     let name = PeerName { role: config.role, region: config.region.clone() };
     let peers = config.peers.clone().and_then(|p| Peers::open(p, name).map_err(|why| wrong.push(why)).ok());
     let probe = config.listen_tls.map(|_| tls::Probe::new()).transpose().map_err(BuildError::Machine)?;
@@ -308,12 +320,14 @@ fn start_loops(
         .connect_timeout(Duration::from_millis(500))
         .pool_idle_timeout(Duration::from_secs(20))
         .build()?;
-    runtime.spawn(tls::run(shared.keys.clone(), shared.metrics.clone()));
+    runtime.spawn(tls::run(shared.clone()));
     runtime.spawn(stop::reload_when_told(shared.clone()));
     let (standing, mirror) = (shared.standing.clone(), shared.mirror.clone());
     runtime.spawn(async move { standing.run(&mirror).await });
     let room = shared.clone();
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
+    let splicing = shared.clone();
+    runtime.spawn(async move { splicing.splices.run(&splicing.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {
         let acks = runtime.spawn(loops::acks::run(shared.clone()));
         if shared.config.role == Role::Gate {

@@ -7,7 +7,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::front::Refused;
+use crate::front::{Refused, splice};
 use crate::standing::carry::Why;
 
 /// All numbers of one router.
@@ -46,6 +46,10 @@ pub struct Metrics {
     pub streams: IntGaugeVec,
     /// Streams that were ended from here, by kind and why.
     pub streams_ended: IntCounterVec,
+    /// Connections that are passed on undecrypted.
+    pub splices: IntGauge,
+    /// Those that have ended, by why.
+    pub splices_ended: IntCounterVec,
     /// Certificates towards clients, by state.
     pub certificates: IntGaugeVec,
     /// When the first of them ends, in seconds since 1970; 0 without any.
@@ -126,8 +130,21 @@ impl Metrics {
                 streams_ended.with_label_values(&[kind.label(), why.label()]);
             }
         }
+        let splices_ended = IntCounterVec::new(
+            Opts::new(
+                "domicile_router_splices_ended_total",
+                "Connections that were passed on undecrypted and have ended, by why",
+            ),
+            &["why"],
+        )?;
+        registry.register(Box::new(splices_ended.clone()))?;
+        for why in splice::Why::ALL {
+            splices_ended.with_label_values(&[why.label()]);
+        }
         Ok(Self {
             requests,
+            splices: gauge("domicile_router_splices", "Connections that are passed on undecrypted")?,
+            splices_ended,
             streams,
             streams_ended,
             connections_refused,

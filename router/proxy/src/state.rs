@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::config::Config;
+use crate::front::splice::Splices;
 use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
 use crate::standing::{Dial, Standing};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub pass: Option<PassKey>,
     /// The secret of peers. Never logged.
     pub secret: Option<Box<str>>,
+    /// Connections that are passed on undecrypted.
+    pub splices: Splices,
     /// Streams that stand open.
     pub standing: Arc<Standing>,
     /// Where they are carried over.

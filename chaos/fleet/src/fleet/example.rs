@@ -1,10 +1,11 @@
 //! The example fleet, `regions.toml` at the root of the repository: what it says, and how it reads on this machine.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use domicile_model::Fleet;
-use toml_edit::{Array, DocumentMut, Value};
+use domicile_model::{Category, Fleet, JurisdictionId};
+use toml_edit::{Array, DocumentMut, InlineTable, Value};
 
 use super::files::{DATABASE, LOOK_ROLE, Layout};
 use super::plan::{Kind, Plan, Unit};
@@ -15,7 +16,8 @@ pub const TEXT: &str = include_str!("../../../../regions.toml");
 /// The first line of what [`on_this_machine`] makes.
 const HEAD: &str = "\
 # Made by domicile-chaos: the example regions.toml, where only the addresses and the databases' names, users and \
-password files were replaced by those of this machine.
+password files were replaced by those of this machine, and `tls` lets its few edges, which speak in the clear, read \
+every tenant's requests.
 ";
 
 /// What it says.
@@ -40,6 +42,26 @@ pub fn on_this_machine(plan: &Plan, layout: &Layout) -> anyhow::Result<String> {
         let region = region.as_str();
         let gate = plan.at(Kind::Gate, region).context("every region has a gate")?.listen();
         replace(&mut document, &["regions", region, "ingress"], list(gate))?;
+        // They take no TLS, so nothing can be passed on to them.
+        if let Some(table) = document["regions"][region].as_table_like_mut() {
+            table.remove("edges");
+        }
+    }
+    for (tenant, residency) in plan.fleet.tenants.iter().map(|(id, t)| (id.as_str(), &t.residency)) {
+        let key = ["tenants", tenant, "residency"];
+        let clear = Array::from_iter(clear_countries(plan));
+        match &residency.allowed {
+            Some(allowed) if residency.overrides.is_empty() => {
+                let mut both = InlineTable::new();
+                both.insert("allowed", Array::from_iter(allowed.iter().map(JurisdictionId::as_str)).into());
+                both.insert("tls", clear.into());
+                replace(&mut document, &key, both)?;
+            }
+            _ if residency.restriction(Category::Tls).is_some() => {
+                replace(&mut document, &[&key[..], &["tls"]].concat(), clear)?;
+            }
+            _ => {}
+        }
     }
     let password = layout.secret("db-domicile").to_string();
     for cell in plan.fleet.cells.values() {
@@ -58,6 +80,12 @@ pub fn on_this_machine(plan: &Plan, layout: &Layout) -> anyhow::Result<String> {
         }
     }
     Ok(format!("{HEAD}{document}"))
+}
+
+/// Where this fleet's edges stand.
+fn clear_countries(plan: &Plan) -> BTreeSet<String> {
+    let regions = plan.all(Kind::Edge).filter_map(|edge| plan.fleet.regions.get(edge.region.as_str()));
+    regions.map(|region| region.country.to_string()).collect()
 }
 
 fn list(address: SocketAddr) -> Array {
@@ -80,8 +108,6 @@ fn replace(document: &mut DocumentMut, path: &[&str], value: impl Into<Value>) -
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use domicile_chaos_kit::ports;
     use domicile_model::SecretRef;
 
@@ -110,6 +136,10 @@ mod tests {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 1));
         for region in fleet.regions.values_mut() {
             region.ingress.fill(nowhere);
+            region.edges.clear();
+        }
+        for tenant in fleet.tenants.values_mut() {
+            tenant.residency.overrides.remove(&Category::Tls);
         }
         for cell in fleet.cells.values_mut() {
             cell.application.values_mut().for_each(|at| at.fill(nowhere));
@@ -140,7 +170,8 @@ mod tests {
         let all = addresses(&made);
         assert!(all.iter().all(|at| units.contains(at)), "{all:?}");
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "no two share one");
-        for placeholder in addresses(&fleet().unwrap()) {
+        let edges = fleet().unwrap().regions.into_values().flat_map(|r| r.edges);
+        for placeholder in addresses(&fleet().unwrap()).into_iter().chain(edges) {
             assert!(!text.contains(&format!("\"{placeholder}\"")), "{placeholder} is still there");
         }
         assert!(!text.contains("/etc/domicile"), "the example's password files are not on this machine");

@@ -225,6 +225,7 @@ impl Sim {
             id: region(id),
             country: domicile_model::Country::new(c).unwrap(),
             ingress: vec![],
+            edges: vec![],
         };
         let tenant = Tenant {
             id: TenantId::new("mercy-health").unwrap(),

@@ -150,6 +150,7 @@ fn residency_blocks_every_kind_of_move_and_unknown_blocks_as_failed_does() {
             id: region(B),
             country: domicile_model::Country::new("CA").unwrap(),
             ingress: vec![],
+            edges: vec![],
         };
         let txn = domicile_store::Txn::bare().put(domicile_store::Key::Region(region(B)), &moved);
         domicile_store::Store::commit(&sim.store, txn).await.unwrap();

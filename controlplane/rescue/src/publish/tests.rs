@@ -11,7 +11,12 @@ use crate::decide::Verdict;
 
 fn fleet() -> Fleet {
     let id = RegionId::new("a").unwrap();
-    let region = Region { id: id.clone(), country: Country::new("US").unwrap(), ingress: Vec::new() };
+    let region = Region {
+        id: id.clone(),
+        country: Country::new("US").unwrap(),
+        ingress: Vec::new(),
+        edges: Vec::new(),
+    };
     Fleet { regions: [(id, region)].into(), ..Fleet::default() }
 }
 

@@ -170,7 +170,9 @@ impl<'a> Planner<'a> {
                 Some(old) if old.country != region.country => {
                     format!("country {} becomes {}", old.country, region.country)
                 }
-                Some(_) => "its ingress changes".into(),
+                Some(old) if old.ingress == region.ingress => "its edges change".into(),
+                Some(old) if old.edges == region.edges => "its ingress changes".into(),
+                Some(_) => "its ingress and its edges change".into(),
                 None => format!("in {}", region.country),
             };
             self.say(if exists { "change" } else { "add" }, "region", id, why);

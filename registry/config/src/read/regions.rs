@@ -29,7 +29,7 @@ pub(super) fn regions(walk: &mut Walk, root: &DeTable<'_>, read: &mut Read) {
 fn region(walk: &mut Walk, name: &Name<'_>, value: &Value<'_>, id: &RegionId) -> Option<Region> {
     let place = format!("region `{id}`");
     let table = walk.table(value, &place, REGION)?;
-    walk.unknown_keys(table, &place, &["country", "ingress"]);
+    walk.unknown_keys(table, &place, &["country", "ingress", "edges"]);
     let country = match get(table, "country") {
         Some((_, value)) => country(walk, value, &format!("country of {place}")),
         None => {
@@ -44,7 +44,11 @@ fn region(walk: &mut Walk, name: &Name<'_>, value: &Value<'_>, id: &RegionId) ->
             None
         }
     };
-    Some(Region { id: id.clone(), country: country?, ingress: ingress? })
+    let edges = match get(table, "edges") {
+        Some((_, value)) => addresses(walk, value, &format!("edges of {place}")),
+        None => Some(Vec::new()),
+    };
+    Some(Region { id: id.clone(), country: country?, ingress: ingress?, edges: edges? })
 }
 
 fn country(walk: &mut Walk, value: &Value<'_>, what: &str) -> Option<Country> {

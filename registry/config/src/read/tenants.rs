@@ -177,7 +177,7 @@ fn residency(walk: &mut Walk, value: &Value<'_>, place: &str) -> Residency {
     let Some(table) = value.get_ref().as_table() else {
         return Residency { allowed: allowed(walk, value, &what), overrides: BTreeMap::new() };
     };
-    walk.unknown_keys(table, &format!("the {what}"), &["allowed", "processing", "storage", "dr"]);
+    walk.unknown_keys(table, &format!("the {what}"), &["allowed", "processing", "storage", "dr", "tls"]);
     let mut policy = Residency::default();
     if let Some((_, value)) = get(table, "allowed") {
         policy.allowed = allowed(walk, value, &format!("allowed in the {what}"));

@@ -207,6 +207,24 @@ impl RoutingTable {
         self.tenants.iter()
     }
 
+    /// All claims of hosts, in no particular order: the name (of a wildcard what comes after `*.`), whether it is a
+    /// wildcard, and whose it is.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, bool, &TenantId)> {
+        let exact = self.exact.iter().map(|host| (&*host.name, false, &host.tenant));
+        exact.chain(self.wildcard.iter().map(|host| (&*host.name, true, &host.tenant)))
+    }
+
+    /// Whether nothing differs from the other one that says who may do what where: hosts, tenants, regions, jurisdictions.
+    /// Never wrongly yes.
+    #[must_use]
+    pub fn same_policies(&self, other: &Self) -> bool {
+        self.tenants.is(&other.tenants)
+            && self.exact.is(&other.exact)
+            && self.wildcard.is(&other.wildcard)
+            && Arc::ptr_eq(&self.regions, &other.regions)
+            && Arc::ptr_eq(&self.jurisdictions, &other.jurisdictions)
+    }
+
     /// How many tenants there are.
     #[must_use]
     pub const fn tenant_count(&self) -> usize {

@@ -103,6 +103,11 @@ impl<T: Keyed> Shards<T> {
         Self { root: Arc::new(vec![branch; FAN]), len: 0 }
     }
 
+    /// Whether it is the very same map: never wrongly yes.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.root, &other.root)
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.len
     }

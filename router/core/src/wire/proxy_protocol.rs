@@ -10,6 +10,8 @@ pub const MOST_V2: usize = 4 << 10;
 /// What a header of version 2 begins with (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const V1: &[u8] = b"PROXY ";
+/// What our edges add where they pass a connection on: of a kind that is free for such use (section 2.2.8), with its length.
+const SPLICED: [u8; 11] = *b"\xe0\x00\x08domicile";
 /// The fixed part of version 2.
 const FIXED: usize = 16;
 
@@ -20,6 +22,8 @@ pub struct Told {
     pub source: SocketAddr,
     /// Where to.
     pub destination: SocketAddr,
+    /// An edge of ours splices the connection: passes it on as it came, undecrypted.
+    pub spliced: bool,
 }
 
 /// How far the reader has come.
@@ -97,7 +101,7 @@ fn version_1(bytes: &[u8]) -> Result<Progress, Refused> {
     if words.next().is_some() {
         return Err(bad("more than addresses and ports"));
     }
-    let told = Told { source: (source, from).into(), destination: (destination, to).into() };
+    let told = Told { source: (source, from).into(), destination: (destination, to).into(), spliced: false };
     Ok(Progress::Done { len, told: Some(told) })
 }
 
@@ -136,19 +140,21 @@ fn version_2(bytes: &[u8]) -> Result<Progress, Refused> {
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => (None, &[][..]),
         _ => return Err(bad("an unknown family")),
     };
-    additions(extra, &bytes[..len])?;
-    Ok(Progress::Done { len, told })
+    let spliced = additions(extra, &bytes[..len])?;
+    Ok(Progress::Done { len, told: told.map(|told| Told { spliced, ..told }) })
 }
 
 fn told(source: IpAddr, destination: IpAddr, ports: &[u8]) -> Told {
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-    Told { source: (source, port(0)).into(), destination: (destination, port(2)).into() }
+    Told { source: (source, port(0)).into(), destination: (destination, port(2)).into(), spliced: false }
 }
 
-/// What load balancers add (section 2.2.1): it must be whole; a checksum among it must be right.
-fn additions(mut rest: &[u8], header: &[u8]) -> Result<(), Refused> {
+/// What load balancers add (section 2.2.1): it must be whole; a checksum among it must be right. Whether our own addition
+/// is there.
+fn additions(mut rest: &[u8], header: &[u8]) -> Result<bool, Refused> {
     const CRC32C: u8 = 0x03;
     let cut = Refused::Malformed("an addition is cut short");
+    let mut spliced = false;
     while let Some((head, after)) = rest.split_first_chunk::<3>() {
         let len = usize::from(u16::from_be_bytes([head[1], head[2]]));
         let value = after.get(..len).ok_or(cut)?;
@@ -162,9 +168,10 @@ fn additions(mut rest: &[u8], header: &[u8]) -> Result<(), Refused> {
                 return Err(Refused::Malformed("its checksum is wrong"));
             }
         }
+        spliced |= head[0] == SPLICED[0] && value == &SPLICED[3..];
         rest = &after[len..];
     }
-    if rest.is_empty() { Ok(()) } else { Err(cut) }
+    if rest.is_empty() { Ok(spliced) } else { Err(cut) }
 }
 
 /// CRC-32C (Castagnoli, RFC 9260, appendix A), bit by bit: a header is short and comes once.
@@ -175,15 +182,16 @@ fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(!0, step)
 }
 
-/// A header of version 2 for a connection that is passed on.
+/// A header of version 2 for a connection that is spliced on.
 #[must_use]
 pub fn write(told: Told) -> Vec<u8> {
     let mut out = SIGNATURE.to_vec();
     out.push(0x21);
+    let added = if told.spliced { 11 } else { 0 };
     let ports = [told.source.port().to_be_bytes(), told.destination.port().to_be_bytes()].concat();
     match (told.source.ip().to_canonical(), told.destination.ip().to_canonical()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            out.extend([0x11, 0, 12]);
+            out.extend([0x11, 0, 12 + added]);
             out.extend(source.octets());
             out.extend(destination.octets());
         }
@@ -192,12 +200,15 @@ pub fn write(told: Told) -> Vec<u8> {
                 IpAddr::V4(ip) => ip.to_ipv6_mapped(),
                 IpAddr::V6(ip) => ip,
             };
-            out.extend([0x21, 0, 36]);
+            out.extend([0x21, 0, 36 + added]);
             out.extend(six(source).octets());
             out.extend(six(destination).octets());
         }
     }
     out.extend(ports);
+    if told.spliced {
+        out.extend(SPLICED);
+    }
     out
 }
 
@@ -279,13 +290,16 @@ mod tests {
     fn additions_are_whole_and_a_checksum_is_checked() {
         // The check value of this CRC (RFC 9260 uses the same polynomial).
         assert_eq!(crc32c(b"123456789".iter()), 0xe306_9283);
-        let told = Told { source: address("192.0.2.1:1"), destination: address("192.0.2.2:2") };
+        let told =
+            Told { source: address("192.0.2.1:1"), destination: address("192.0.2.2:2"), spliced: false };
         let with = |extra: &[u8]| {
             let mut bytes = [&write(told)[..], extra].concat();
             bytes[15] += u8::try_from(extra.len()).unwrap();
             bytes
         };
         assert_eq!(done(&with(&[0xe0, 0, 2, 7, 7])), Some(told));
+        assert_eq!(done(&with(&SPLICED)), Some(Told { spliced: true, ..told }));
+        assert_eq!(done(&write(Told { spliced: true, ..told })), Some(Told { spliced: true, ..told }));
         assert_eq!(read(&with(&[0xe0, 0, 9, 7, 7])), Err(Refused::Malformed("an addition is cut short")));
         assert_eq!(read(&with(&[0xe0, 0])), Err(Refused::Malformed("an addition is cut short")));
         let mut sum = with(&[0x03, 0, 4, 0, 0, 0, 0]);
@@ -299,10 +313,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_however_it_is_cut(source: SocketAddr, destination: SocketAddr, after: Vec<u8>) {
+        fn what_is_written_is_read_however_it_is_cut(source: SocketAddr, destination: SocketAddr, spliced: bool, after: Vec<u8>) {
             let told = Told {
                 source: (source.ip(), source.port()).into(),
                 destination: (destination.ip(), destination.port()).into(),
+                spliced,
             };
             let mut bytes = write(told);
             let len = bytes.len();
@@ -311,7 +326,7 @@ mod tests {
             }
             bytes.extend(after);
             let Ok(Progress::Done { len: read, told: Some(seen) }) = read(&bytes) else { panic!() };
-            prop_assert_eq!(read, len);
+            prop_assert_eq!((read, seen.spliced), (len, spliced));
             let same = |a: SocketAddr, b: SocketAddr| (a.ip().to_canonical(), a.port()) == (b.ip().to_canonical(), b.port());
             prop_assert!(same(seen.source, told.source) && same(seen.destination, told.destination));
         }

@@ -44,6 +44,13 @@ pub struct Given {
     /// The oldest TLS that is spoken: `1.2` or `1.3` [default: 1.2]
     #[arg(long)]
     pub tls_min: Option<String>,
+    /// The host that is meant by a client that names none, an old device say [default: such clients are refused]
+    #[arg(long, value_name = "HOST")]
+    pub tls_default_name: Option<String>,
+    /// What is done with a hello that has an encrypted one in it: `outer` goes by the name that can be read, as for any
+    /// other; `refuse` refuses it, and with it browsers that only pretend to have one [default: outer]
+    #[arg(long)]
+    pub tls_encrypted_hello: Option<String>,
     /// Certificates of the authority that signs routers' certificates and nothing else, PEM. With it routers speak TLS
     /// with each other, and `Domicile-*` is believed from no network
     #[arg(long, value_name = "FILE")]
@@ -135,6 +142,8 @@ impl Given {
             peer_cert: self.peer_cert.or(other.peer_cert),
             peer_key: self.peer_key.or(other.peer_key),
             tls_min: self.tls_min.or(other.tls_min),
+            tls_default_name: self.tls_default_name.or(other.tls_default_name),
+            tls_encrypted_hello: self.tls_encrypted_hello.or(other.tls_encrypted_hello),
             handshake_timeout_ms: self.handshake_timeout_ms.or(other.handshake_timeout_ms),
             admin: self.admin.or(other.admin),
             peer: self.peer.or(other.peer),

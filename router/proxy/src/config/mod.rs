@@ -121,11 +121,13 @@ pub enum Sabotage {
     AnyRegionsGate,
     /// Streams that stand open are never told to go.
     SilentStreamsStay,
+    /// An edge outside a tenant's policy decrypts what it has a key for.
+    DecryptsOutside,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
@@ -134,6 +136,7 @@ impl Sabotage {
         Self::ApplicationsBelieved,
         Self::AnyRegionsGate,
         Self::SilentStreamsStay,
+        Self::DecryptsOutside,
     ];
 }
 

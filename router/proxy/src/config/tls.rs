@@ -1,5 +1,7 @@
 //! What is said of TLS: towards clients, and between routers.
 
+use domicile_model::HostName;
+
 use super::Given;
 use crate::tls::peers::PeerConfig;
 use crate::tls::{ClientAuth, TlsConfig};
@@ -33,12 +35,29 @@ pub(super) fn clients(given: &Given, note: &mut impl FnMut(&str, String)) -> Opt
             false
         }
     };
+    let default_name = given.tls_default_name.as_deref().and_then(|name| {
+        let found = HostName::new(name);
+        if let Err(why) = &found {
+            note("tls-default-name", why.to_string());
+        }
+        found.ok().map(|name| name.as_str().to_owned())
+    });
+    let refuse_encrypted = match given.tls_encrypted_hello.as_deref() {
+        None | Some("outer") => false,
+        Some("refuse") => true,
+        Some(_) => {
+            note("tls-encrypted-hello", "write `outer` or `refuse`".into());
+            false
+        }
+    };
     let wanted = given.listen_tls.is_some();
     let others = [
         ("tls-certs", given.tls_certs.is_some()),
         ("tls-client-ca", given.tls_client_ca.is_some()),
         ("tls-client-auth", given.tls_client_auth.is_some()),
         ("tls-min", given.tls_min.is_some()),
+        ("tls-default-name", given.tls_default_name.is_some()),
+        ("tls-encrypted-hello", given.tls_encrypted_hello.is_some()),
     ];
     for (name, _) in others.iter().filter(|(_, there)| *there && !wanted) {
         note(name, "says something about TLS, but there is no --listen-tls".into());
@@ -55,6 +74,8 @@ pub(super) fn clients(given: &Given, note: &mut impl FnMut(&str, String)) -> Opt
         client_ca: given.tls_client_ca.clone(),
         client_auth: auth,
         only_13,
+        default_name,
+        refuse_encrypted,
     })
 }
 

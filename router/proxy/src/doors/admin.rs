@@ -10,7 +10,8 @@ use axum::{Json, Router};
 use domicile_mirror::{Freshness, Source};
 use domicile_model::CellId;
 use domicile_router_core::admit::{Ask, Outcome, decide};
-use domicile_router_core::identify::{By, Clues, identify};
+use domicile_router_core::ending::{Ending, ending};
+use domicile_router_core::identify::{By, Clues, host_name, identify};
 use domicile_router_core::writer::{Writer, writer};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -84,12 +85,15 @@ async fn inflight(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "cells": shared.inflight.busy(), "holding": shared.hold.len() }))
 }
 
-/// The certificates towards clients: for whom, until when, and which files can't be used.
+/// The certificates towards clients: for whom, until when, which files can't be used, and which may not be here.
 async fn certificates(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let Some(tls) = &shared.keys.clients else { return Json(json!({"certificates": [], "unusable": []})) };
     let terms = tls.terms();
     let unusable: Vec<_> = terms.unusable.iter().map(|u| json!({"path": u.path, "why": u.why})).collect();
-    Json(json!({ "certificates": terms.shelf.all().collect::<Vec<_>>(), "unusable": unusable }))
+    let kept_out: Vec<_> =
+        terms.shelf.kept_out().iter().map(|u| json!({"path": u.path, "why": u.why})).collect();
+    let all: Vec<_> = terms.shelf.all().collect();
+    Json(json!({ "certificates": all, "unusable": unusable, "kept-out": kept_out }))
 }
 
 /// Whether a worker beside this gate may write for the cell. Asked again before the time is over.
@@ -170,6 +174,17 @@ async fn routes(State(shared): State<Arc<Shared>>, Query(wanted): Query<Wanted>)
             json!({"outcome": "refuse", "cause": cause.label(), "why": cause.entry().title})
         }
     };
+    let tls = wanted.host.as_deref().and_then(|host| host_name(host.as_bytes()));
+    let tls = tls.map(|name| match ending(&table, &shared.config.region, &name, false, ask.now) {
+        Ending::Here => json!({"ends": "here"}),
+        Ending::Elsewhere(splice) => {
+            let inside: Vec<_> =
+                splice.inside.iter().map(|i| json!({"region": i.region, "edges": i.edges})).collect();
+            json!({"ends": "inside", "inside": inside})
+        }
+        Ending::Wait { until } => json!({"ends": "waits", "left_ms": millis(until.since(ask.now))}),
+        Ending::Nowhere(why) => json!({"ends": "nowhere", "why": format!("{why:?}")}),
+    });
     let placed = table.placement(tenant.cell.as_str());
     let proof = placed.and_then(|p| match &shared.proofs {
         Proofs::Book(book) => book.load().remaining(&tenant.cell, p.placement.epoch, ask.now).map(millis),
@@ -183,6 +198,7 @@ async fn routes(State(shared): State<Arc<Shared>>, Query(wanted): Query<Wanted>)
         "modified": placed.map(|p| p.modified),
         "doubt": placed.and_then(|p| p.doubt.as_deref()),
         "decision": outcome,
+        "tls": tls,
         "proof_left_ms": proof,
         "table": {"revision": table.applied(), "source": source(&fresh), "age_ms": fresh.age.map(millis)},
     }))

@@ -14,6 +14,8 @@ use crate::config::cidr::Cidr;
 pub(super) struct Begun {
     /// Who speaks.
     pub(super) client: SocketAddr,
+    /// An edge outside the tenant's policy has passed it on.
+    pub(super) spliced: bool,
     /// What was read beyond the header.
     pub(super) ahead: BytesMut,
     /// The rest.
@@ -28,7 +30,7 @@ pub(super) async fn read(
 ) -> Result<Begun, Refused> {
     let mut ahead = BytesMut::new();
     if !balancers.iter().any(|net| net.contains(from.ip())) {
-        return Ok(Begun { client: from, ahead, socket });
+        return Ok(Begun { client: from, spliced: false, ahead, socket });
     }
     loop {
         if socket.read_buf(&mut ahead).await.unwrap_or(0) == 0 {
@@ -38,7 +40,8 @@ pub(super) async fn read(
             Progress::NeedMore => {}
             Progress::Done { len, told } => {
                 ahead.advance(len);
-                return Ok(Begun { client: told.map_or(from, |t| t.source), ahead, socket });
+                let (client, spliced) = told.map_or((from, false), |t| (t.source, t.spliced));
+                return Ok(Begun { client, spliced, ahead, socket });
             }
         }
     }

@@ -8,6 +8,7 @@ mod balancer;
 pub mod connection;
 mod handshake;
 mod preface;
+pub mod splice;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -27,9 +28,10 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
+use balancer::Begun;
 use connection::{Connection, HeadWatch, Over, Patience};
 pub use handshake::Refused;
-use stream::{ClientStream, Prefixed, Transport};
+use stream::{ClientStream, GOODBYE, Prefixed, Transport};
 
 /// After an `accept` that failed for want of descriptors or memory: trying at once would only burn the processor.
 const BREATH: Duration = Duration::from_millis(50);
@@ -149,7 +151,7 @@ impl Front {
         let patience = self.shared.config.handshake_timeout;
         let told =
             tokio::time::timeout(patience, balancer::read(&self.shared.config.balancers, socket, from));
-        let begun = match told.await.unwrap_or(Err(Refused::Late)) {
+        let mut begun = match told.await.unwrap_or(Err(Refused::Late)) {
             Ok(begun) => begun,
             Err(why) => return self.refused(why),
         };
@@ -160,8 +162,27 @@ impl Front {
                 None => return,
             },
             Door::Https => {
+                let keys = &self.shared.keys;
+                let hello = tokio::time::timeout(patience, handshake::hello(&mut begun)).await;
+                let hello = hello.unwrap_or(Err(Refused::Late));
+                let name = match hello.and_then(|hello| handshake::name(keys, hello)) {
+                    Ok(name) => name,
+                    Err(why) => return self.turn_away(begun, why).await,
+                };
+                // Nothing was decrypted up to here. What may not be goes on as it came.
+                match splice::decide(&self.shared, &name, begun.spliced).await {
+                    Ok(None) => {}
+                    Ok(Some(to)) => match splice::dial(&self.shared, &begun, &to).await {
+                        Some(next) => {
+                            return splice::carry(&self.shared, begun, name, to, next, self.close.clone())
+                                .await;
+                        }
+                        None => return self.turn_away(begun, Refused::Outside).await,
+                    },
+                    Err(why) => return self.turn_away(begun, why).await,
+                }
                 let socket = Prefixed::new(begun.ahead.freeze(), begun.socket);
-                let shaken = tokio::time::timeout(patience, handshake::accept(&self.shared.keys, socket));
+                let shaken = tokio::time::timeout(patience, handshake::accept(keys, socket, name));
                 match shaken.await.unwrap_or(Err(Refused::Late)) {
                     Ok((stream, version, secure)) => {
                         (Transport::Tls(Box::new(stream)), version, Some(secure))
@@ -176,6 +197,12 @@ impl Front {
         let patience = Patience { head: config.head_timeout, idle: config.idle_timeout };
         let late = self.shared.metrics.connections_refused.with_label_values(&[Refused::SlowHead.label()]);
         Over::serve(connection, self.proxy.clone(), stream, patience, late, &self.close).await;
+    }
+
+    /// Says goodbye to a client that has sent its hello, as far as it would understand.
+    async fn turn_away(&self, mut begun: Begun, why: Refused) {
+        let _ = tokio::time::timeout(GOODBYE, handshake::say(&mut begun.socket, why)).await;
+        self.refused(why);
     }
 
     fn refused(&self, why: Refused) {

@@ -23,7 +23,7 @@ use super::connection::Connection;
 /// A head and the first piece of its body leave in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
 /// A client that reads nothing must not keep a connection that is to be closed.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub(super) const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A connection of which the first bytes were looked at: they are read again before anything else.
 #[derive(Debug)]

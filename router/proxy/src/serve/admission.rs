@@ -127,7 +127,7 @@ fn look(
 
 /// The tenant with the policy that it has, except in a router that a test has broken.
 fn policy<'a>(shared: &Shared, tenant: &'a TenantEntry) -> Cow<'a, TenantEntry> {
-    if shared.config.sabotage == Sabotage::ResidencyUnchecked {
+    if matches!(shared.config.sabotage, Sabotage::ResidencyUnchecked | Sabotage::DecryptsOutside) {
         return Cow::Owned(TenantEntry { residency: Arc::default(), ..tenant.clone() });
     }
     Cow::Borrowed(tenant)

@@ -61,6 +61,7 @@ pub(super) fn record(shared: &Shared, session: &Session, error: Option<&Error>, 
         request_id: ctx.request_id.clone(),
         trace_id: ctx.trace.get(3..35).unwrap_or_default().to_owned(),
         bytes: session.body_bytes_sent(),
+        bytes_up: None,
     };
     if !shared.log.push(line) {
         shared.metrics.log_dropped.inc();

@@ -1,5 +1,6 @@
 //! TLS towards clients: certificates by name, terms of the handshake, both replaced while connections go on.
 
+pub mod guard;
 pub mod peers;
 mod probe;
 mod reload;
@@ -17,6 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use serde::Deserialize;
 
+use guard::Guard;
 use peers::{PeerName, Peers};
 pub use probe::{PROBE_NAME, Probe};
 pub use reload::run;
@@ -49,6 +51,10 @@ pub struct TlsConfig {
     pub client_auth: ClientAuth,
     /// TLS 1.3 only.
     pub only_13: bool,
+    /// Who is meant by a client that names nobody.
+    pub default_name: Option<String>,
+    /// Refuse a hello that has an encrypted one in it, instead of going by its outer name.
+    pub refuse_encrypted: bool,
 }
 
 /// One provider of cryptography for the whole process.
@@ -82,14 +88,18 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// Answers with the certificate for the name that the client asks for, and with none for another.
+/// Answers with the certificate for the name that the client asks for or, if it asks for none, for the default one; with
+/// none for another.
 #[derive(Debug)]
-struct ByName(Arc<Shelf>);
+struct ByName {
+    shelf: Arc<Shelf>,
+    default: Option<String>,
+}
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name()?.to_ascii_lowercase();
-        self.0.find(&name).map(|certificate| certificate.key())
+        let name = hello.server_name().map(str::to_ascii_lowercase).or_else(|| self.default.clone())?;
+        self.shelf.find(&name).map(|certificate| certificate.key())
     }
 }
 
@@ -98,18 +108,30 @@ impl Tls {
     ///
     /// # Errors
     /// All that can't be used, at once: a router that starts serves all that it is told to.
-    pub fn open(config: TlsConfig) -> Result<Self, Vec<Unusable>> {
+    pub fn open(config: TlsConfig, guard: &Guard) -> Result<Self, Vec<Unusable>> {
         let provider = provider();
-        let terms = terms(&config, &provider, None)?;
+        let terms = terms(&config, &provider, guard, None)?;
         if !terms.unusable.is_empty() {
             return Err(terms.unusable);
         }
-        if terms.shelf.all().next().is_none() {
+        if terms.shelf.all().next().is_none() && terms.shelf.kept_out().is_empty() {
             let why =
                 "holds no certificate: put NAME.crt (the chain, leaf first) and NAME.key there".to_owned();
             return Err(vec![Unusable { path: config.certs.display().to_string(), why }]);
         }
         Ok(Self { config, provider, terms: ArcSwap::from_pointee(terms) })
+    }
+
+    /// Who is meant by a client that names nobody.
+    #[must_use]
+    pub fn default_name(&self) -> Option<&str> {
+        self.config.default_name.as_deref()
+    }
+
+    /// Whether a hello with an encrypted one in it is refused.
+    #[must_use]
+    pub const fn refuses_encrypted(&self) -> bool {
+        self.config.refuse_encrypted
     }
 
     /// What a connection is accepted on now.
@@ -119,9 +141,9 @@ impl Tls {
     }
 
     /// Reads everything again. What can't be used leaves what was there; returns that.
-    pub fn reload(&self) -> Vec<Unusable> {
+    pub fn reload(&self, guard: &Guard) -> Vec<Unusable> {
         let old = self.terms();
-        match terms(&self.config, &self.provider, Some(&old)) {
+        match terms(&self.config, &self.provider, guard, Some(&old)) {
             Ok(new) => {
                 let wrong = new.unusable.clone();
                 self.terms.store(Arc::new(new));
@@ -135,10 +157,11 @@ impl Tls {
 fn terms(
     config: &TlsConfig,
     provider: &Arc<CryptoProvider>,
+    guard: &Guard,
     old: Option<&Terms>,
 ) -> Result<Terms, Vec<Unusable>> {
     let none = Shelf::default();
-    let (shelf, unusable) = Shelf::read(&config.certs, old.map_or(&none, |o| &o.shelf), provider);
+    let (shelf, unusable) = Shelf::read(&config.certs, old.map_or(&none, |o| &o.shelf), guard, provider);
     let shelf = Arc::new(shelf);
     let bad = |path: String, why: String| vec![Unusable { path, why }];
     let versions: &[&SupportedProtocolVersion] = if config.only_13 {
@@ -168,7 +191,8 @@ fn terms(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut server = builder.with_cert_resolver(Arc::new(ByName(shelf.clone())));
+    let mut server = builder
+        .with_cert_resolver(Arc::new(ByName { shelf: shelf.clone(), default: config.default_name.clone() }));
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     match old.filter(|old| old.client_ca == client_ca) {
         // Clients resume across a reload.

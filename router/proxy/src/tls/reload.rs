@@ -7,10 +7,12 @@ use std::time::Duration;
 use domicile_model::clock::pause;
 use sha2::{Digest, Sha256};
 
+use super::guard::Guard;
 use super::peers::Peers;
 use super::shelf::Unusable;
 use super::{Keys, Tls};
 use crate::metrics::Metrics;
+use crate::state::Shared;
 
 /// How often the files are looked at. Only their names, sizes and times: cheap for thousands.
 const LOOK: Duration = Duration::from_secs(1);
@@ -18,9 +20,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Reloads for as long as the router lives.
-pub async fn run(keys: Arc<Keys>, metrics: Metrics) {
+pub async fn run(shared: Arc<Shared>) {
+    let (keys, metrics) = (shared.keys.clone(), shared.metrics.clone());
     let mut known = look(&keys).await;
     let mut failing = false;
+    // The first look is under the table of now, which need not be the one that the files were first read under.
+    let mut guarded: Option<Guard> = None;
+    let mut kept_out = Vec::new();
     loop {
         if let Some(tls) = &keys.clients {
             measure(tls, &metrics);
@@ -31,11 +37,19 @@ pub async fn run(keys: Arc<Keys>, metrics: Metrics) {
         };
         // Before the files are read: what changes meanwhile is seen the next time.
         let now = look(&keys).await;
-        if now == known && !told && !failing {
+        // A policy that became tighter takes keys away, one that became wider brings them back.
+        let guard = Guard::of(&shared);
+        if now == known && !told && !failing && guarded.as_ref().is_some_and(|old| old.same(&guard)) {
             continue;
         }
         let reading = keys.clone();
-        let Ok(wrong) = tokio::task::spawn_blocking(move || reading.reload()).await else { continue };
+        let read = move || {
+            let wrong = reading.reload(&guard);
+            (wrong, guard)
+        };
+        let Ok((wrong, guard)) = tokio::task::spawn_blocking(read).await else { continue };
+        guarded = Some(guard);
+        say_kept_out(&keys, &mut kept_out);
         if now != known || told {
             for why in &wrong {
                 tracing::warn!(
@@ -52,9 +66,20 @@ pub async fn run(keys: Arc<Keys>, metrics: Metrics) {
     }
 }
 
+/// Each time that they are others.
+fn say_kept_out(keys: &Keys, said: &mut Vec<Unusable>) {
+    let now = keys.clients.as_ref().map(|tls| tls.terms().shelf.kept_out().to_vec()).unwrap_or_default();
+    if now != *said {
+        for one in &now {
+            tracing::warn!(path = one.path, why = one.why, "a key may not be here");
+        }
+        *said = now;
+    }
+}
+
 impl Keys {
-    fn reload(&self) -> Vec<Unusable> {
-        let mut wrong = self.clients.as_ref().map(Tls::reload).unwrap_or_default();
+    fn reload(&self, guard: &Guard) -> Vec<Unusable> {
+        let mut wrong = self.clients.as_ref().map(|tls| tls.reload(guard)).unwrap_or_default();
         wrong.extend(self.peers.as_ref().and_then(Peers::reload));
         wrong
     }
@@ -113,5 +138,9 @@ fn measure(tls: &Tls, metrics: &Metrics) {
         .certificates
         .with_label_values(&["unusable"])
         .set(i64::try_from(terms.unusable.len()).unwrap_or(i64::MAX));
+    metrics
+        .certificates
+        .with_label_values(&["kept-out"])
+        .set(i64::try_from(terms.shelf.kept_out().len()).unwrap_or(i64::MAX));
     metrics.certificate_first_end.set(terms.shelf.all().map(|c| c.not_after).min().unwrap_or(0));
 }

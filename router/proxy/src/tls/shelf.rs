@@ -13,6 +13,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::guard::Guard;
+
 /// The largest file that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
 /// Pairs in one folder.
@@ -50,6 +52,7 @@ pub struct Shelf {
     exact: HashMap<Box<str>, Arc<Certificate>>,
     /// By what comes after `*.`.
     wildcard: HashMap<Box<str>, Arc<Certificate>>,
+    kept_out: Vec<Unusable>,
 }
 
 impl Certificate {
@@ -149,6 +152,11 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusabl
     if certs.is_empty() { Err(bad("holds no certificate; expected PEM".into())) } else { Ok(certs) }
 }
 
+/// The names of the certificate in a file; none if it can't be read, of which reading all of it then tells more.
+fn names_of(chain: &Path) -> Option<Vec<String>> {
+    certificates(chain).ok()?.first().map(|leaf| Certificate::names_in(leaf))
+}
+
 /// The pairs in a folder and right below it, without looking into the files.
 fn pairs(dir: &Path) -> (Vec<(PathBuf, PathBuf)>, Vec<Unusable>) {
     let (mut found, mut wrong) = (Vec::new(), Vec::new());
@@ -195,25 +203,31 @@ fn pairs(dir: &Path) -> (Vec<(PathBuf, PathBuf)>, Vec<Unusable>) {
 
 impl Shelf {
     /// Reads a folder. A pair that can't be used is left as it was on `old`, if it was there: one that is being written
-    /// takes nothing away.
+    /// takes nothing away. A pair that `guard` forbids is taken away in any case, and its key is not read.
     #[must_use]
-    pub fn read(dir: &Path, old: &Self, provider: &CryptoProvider) -> (Self, Vec<Unusable>) {
+    pub fn read(dir: &Path, old: &Self, guard: &Guard, provider: &CryptoProvider) -> (Self, Vec<Unusable>) {
         let (pairs, mut wrong) = pairs(dir);
         let mut certificates = BTreeMap::new();
+        let mut kept_out = Vec::new();
         for (chain, key) in pairs {
+            if let Some(why) = names_of(&chain).and_then(|names| guard.forbids(&names)) {
+                kept_out.push(Unusable { path: chain.display().to_string(), why });
+                continue;
+            }
             match Certificate::read(&chain, &key, provider) {
                 Ok(certificate) => {
                     certificates.insert(chain, Arc::new(certificate));
                 }
                 Err(why) => {
                     wrong.push(why);
-                    if let Some(kept) = old.certificates.get(&chain) {
+                    let may = |kept: &&Arc<Certificate>| guard.forbids(&kept.names).is_none();
+                    if let Some(kept) = old.certificates.get(&chain).filter(may) {
                         certificates.insert(chain, kept.clone());
                     }
                 }
             }
         }
-        (Self::of(certificates), wrong)
+        (Self { kept_out, ..Self::of(certificates) }, wrong)
     }
 
     fn of(certificates: BTreeMap<PathBuf, Arc<Certificate>>) -> Self {
@@ -244,6 +258,12 @@ impl Shelf {
         })
     }
 
+    /// Those whose keys may not be here, and why.
+    #[must_use]
+    pub fn kept_out(&self) -> &[Unusable] {
+        &self.kept_out
+    }
+
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &Certificate> {
         self.certificates.values().map(|c| &**c)
@@ -257,7 +277,7 @@ mod tests {
     use crate::tls::testing::{pair, pair_until};
 
     fn shelf(dir: &Path, old: &Shelf) -> (Shelf, Vec<Unusable>) {
-        Shelf::read(dir, old, &provider())
+        Shelf::read(dir, old, &Guard::asleep(), &provider())
     }
 
     #[test]

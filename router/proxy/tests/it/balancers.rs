@@ -40,7 +40,11 @@ async fn refused(router: &Router) -> u64 {
 }
 
 fn v2(source: &str) -> Vec<u8> {
-    write(Told { source: source.parse().unwrap(), destination: "10.0.0.1:443".parse().unwrap() })
+    write(Told {
+        source: source.parse().unwrap(),
+        destination: "10.0.0.1:443".parse().unwrap(),
+        spliced: false,
+    })
 }
 
 #[tokio::test]

@@ -34,7 +34,9 @@ async fn start(dir: &Path) -> (Router, Origin, Origin) {
     let (east, west) = (Origin::start("east").await, Origin::start("west").await);
     let path = regions(dir, &east, &west, "us-east-1");
     let log = dir.join("access.log").display().to_string();
-    let args = ["--registry".into(), format!("file:{}", path.display()), "--access-log".into(), log];
+    let args =
+        ["--registry".into(), format!("file:{}", path.display()), "--region".into(), "us-east-1".into()];
+    let args = [&args[..], &["--access-log".into(), log]].concat();
     (Router::start("alone", dir, &args).await, east, west)
 }
 

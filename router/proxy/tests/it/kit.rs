@@ -12,7 +12,7 @@ use domicile_chaos_kit::process::{Process, Spec};
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::fleet::HostClaim;
 use domicile_model::{
-    Cell, CellId, ClosedReason, Country, Epoch, FenceConstants, HostPattern, JurisdictionId, Phase,
+    Category, Cell, CellId, ClosedReason, Country, Epoch, FenceConstants, HostPattern, JurisdictionId, Phase,
     Placement, Region, RegionId, Residency, Revision, RouterId, RouterState, Tenant, TenantId, WitnessSet,
     WitnessState, World, WorldId,
 };
@@ -135,6 +135,21 @@ pub(crate) fn cell() -> CellId {
 
 pub(crate) const HOST: &str = "mercy.example.com";
 
+/// The tenant, which keeps everything in the US but, where TLS may end, also what is named here.
+fn mercy(tls: Option<&[&str]>) -> Tenant {
+    let names = |all: &[&str]| all.iter().map(|n| JurisdictionId::new(n).unwrap()).collect::<BTreeSet<_>>();
+    Tenant {
+        id: TenantId::new("mercy").unwrap(),
+        name: "Mercy".into(),
+        cell: cell(),
+        hosts: BTreeSet::from([HostPattern::new(HOST).unwrap()]),
+        residency: Residency {
+            allowed: Some(names(&["US"])),
+            overrides: tls.map(|all| (Category::Tls, names(all))).into_iter().collect(),
+        },
+    }
+}
+
 /// An etcd with a fleet of one cell in it, and what stands around it: an application and a gate in each of two
 /// regions, and an edge in a third.
 pub(crate) struct Fleet {
@@ -147,6 +162,8 @@ pub(crate) struct Fleet {
     /// Application and ingress of a region that the tenant's policy forbids: what it sees has left the country.
     pub(crate) abroad: Origin,
     pub(crate) gates: BTreeMap<&'static str, SocketAddr>,
+    /// Where the edges of the regions inside the policy take TLS, if a test starts some.
+    pub(crate) inside: BTreeMap<&'static str, SocketAddr>,
 }
 
 impl Fleet {
@@ -169,13 +186,15 @@ impl Fleet {
         let store = EtcdStore::connect(direct.parse().unwrap()).await.unwrap();
         let abroad = Origin::start("abroad").await;
         let world = World { id: WorldId::new(), reconciled: true, constants: QUICK };
-        let gates: BTreeMap<_, _> =
-            ["us-east-1", "us-west-2"].into_iter().map(|r| (r, free_address().unwrap())).collect();
+        let each = || ["us-east-1", "us-west-2"].into_iter().map(|r| (r, free_address().unwrap()));
+        let (gates, inside): (BTreeMap<_, _>, BTreeMap<_, _>) = (each().collect(), each().collect());
         let mut txn = Txn::bare().op(Op::Put(Key::World, encode(&world), None));
         for (id, country) in [("us-east-1", "US"), ("us-west-2", "US"), ("eu-west-1", "IE")] {
             let ingress = vec![gates.get(id).copied().unwrap_or(abroad.addr)];
+            let edges = inside.get(id).copied().into_iter().collect();
             let id = region(id);
-            let record = Region { id: id.clone(), country: Country::new(country).unwrap(), ingress };
+            let country = Country::new(country).unwrap();
+            let record = Region { id: id.clone(), country, ingress, edges };
             txn = txn.put(Key::Region(id), &record);
         }
         let record = Cell {
@@ -193,18 +212,10 @@ impl Fleet {
             database: None,
         };
         txn = txn.put(Key::Cell(cell()), &record);
-        let tenant = TenantId::new("mercy").unwrap();
-        let host = HostPattern::new(HOST).unwrap();
-        txn = txn.put(Key::Host(host.clone()), &HostClaim { tenant: tenant.clone() });
-        let allowed = Some(BTreeSet::from([JurisdictionId::new("US").unwrap()]));
-        let record = Tenant {
-            id: tenant.clone(),
-            name: "Mercy".into(),
-            cell: cell(),
-            hosts: BTreeSet::from([host]),
-            residency: Residency { allowed, overrides: BTreeMap::new() },
-        };
-        txn = txn.put(Key::Tenant(tenant), &record);
+        let record = mercy(Some(&["US", "IE"]));
+        let claim = HostClaim { tenant: record.id.clone() };
+        txn = txn.put(Key::Host(HostPattern::new(HOST).unwrap()), &claim);
+        txn = txn.put(Key::Tenant(record.id.clone()), &record);
         let witnesses = ["gate-us-east-1", "gate-us-west-2", "edge"].map(|w| RouterId::new(w).unwrap());
         let placement = Placement {
             cell: cell(),
@@ -218,7 +229,7 @@ impl Fleet {
         };
         let txn = first_right(txn, &placement).unwrap();
         assert!(matches!(store.commit(txn).await.unwrap(), Commit::Done(_)));
-        Self { etcd, store, world, dir, east, west, abroad, gates }
+        Self { etcd, store, world, dir, east, west, abroad, gates, inside }
     }
 
     pub(crate) fn args(&self, role: &str, id: &str, region: &str) -> Vec<String> {
@@ -286,6 +297,13 @@ impl Fleet {
         let (_, entries) = self.store.read(&[Key::Placement(cell())]).await.unwrap();
         let entry = entries.into_iter().next().flatten().unwrap();
         (decode(&entry.value).unwrap(), entry.modified)
+    }
+
+    /// Changes where the tenant's TLS may end. None: only where everything else is, in the US.
+    pub(crate) async fn tls_may_end(&self, tls: Option<&[&str]>) {
+        let record = mercy(tls);
+        let txn = Txn::in_world(&self.world).put(Key::Tenant(record.id.clone()), &record);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
     }
 
     /// Changes the placement as the control plane does; the revision of the change.
