@@ -58,7 +58,8 @@ pub fn host_name(authority: &[u8]) -> Option<Cow<'_, str>> {
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
+    // An empty label is in no name; it would also leave a second final dot standing.
+    if name.len() > 253 || !name.bytes().all(plain) || name.split('.').any(str::is_empty) {
         return None;
     }
     Some(if name.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -120,7 +121,21 @@ mod tests {
         ] {
             assert_eq!(host_name(given.as_bytes()).as_deref(), Some(name));
         }
-        for bad in ["", ":80", "[::1]:80", "user@a.com", "a.com:x", "a b", "a.com:123456", "ä.com", "."] {
+        for bad in [
+            "",
+            ":80",
+            "[::1]:80",
+            "user@a.com",
+            "a.com:x",
+            "a b",
+            "a.com:123456",
+            "ä.com",
+            ".",
+            "..",
+            "a.com..",
+            "a..com",
+            ".a.com",
+        ] {
             assert_eq!(host_name(bad.as_bytes()), None, "{bad:?}");
         }
     }
