@@ -36,7 +36,7 @@ pub fn parse(file: &str, text: &str) -> Result<Fleet, Mistakes> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut walk = Walk::new(text);
     for error in &syntax {
-        walk.syntax(error);
+        walk.syntax(error, text);
     }
     let read = read::fleet(&mut walk, root.get_ref());
     for violation in violations(&read.fleet) {

@@ -57,10 +57,11 @@ impl Walk {
         self.found.push(Mistake { line, what: what.into(), hint: hint.into() });
     }
 
-    pub(crate) fn syntax(&mut self, error: &toml::de::Error) {
+    pub(crate) fn syntax(&mut self, error: &toml::de::Error, text: &str) {
         let what = error.message().lines().collect::<Vec<_>>().join(", ");
-        self.mistake(error.span(), format!("not TOML: {what}"), "see https://toml.io for the syntax");
-        self.unreadable.extend(error.span().map(|span| self.line(span.start)));
+        let place = error.span().unwrap_or_else(|| longest_key(text));
+        self.mistake(Some(place.clone()), format!("not TOML: {what}"), "see https://toml.io for the syntax");
+        self.unreadable.insert(self.line(place.start));
     }
 
     /// The mistakes in the order of their lines; those without a place last.
@@ -179,6 +180,24 @@ impl Walk {
             }
         }
     }
+}
+
+/// The line with the most dots between two things that end a key, comments left out. For the one mistake of which the parser does not say
+/// where it is: a key of more parts than it follows.
+fn longest_key(text: &str) -> Range<usize> {
+    let dots = |line: &str| {
+        let code = line.split('#').next()?;
+        code.split(['=', ']', '{', ',']).map(|key| key.matches('.').count()).max()
+    };
+    let (mut longest, mut most, mut start) = (0..0, None, 0);
+    for line in text.split_inclusive('\n') {
+        let end = start + line.len();
+        if dots(line) > most {
+            (longest, most) = (start..end, dots(line));
+        }
+        start = end;
+    }
+    longest
 }
 
 /// As [`shown`], for sentences of ours that hold a text of the user's.

@@ -128,6 +128,13 @@ fn nesting_without_end_is_an_error_and_not_a_crash() {
     assert!(parse("f", &format!("[{}a]", "a.".repeat(200_000))).is_err());
 }
 
+#[test]
+fn a_key_of_too_many_parts_has_its_line() {
+    let text = format!("{REGIONS}# {0}\n\n[tenants]\na{0} = 1\n", ".a".repeat(100));
+    let report = parse("f", &text).unwrap_err();
+    assert_eq!(report.list.iter().map(|m| m.line).collect::<Vec<_>>(), [Some(8)], "{report}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
