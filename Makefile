@@ -6,7 +6,7 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/target/tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: help setup tools build demo test up down lint deny soak soak-fleet
+.PHONY: help setup tools build demo test up down lint deny fuzz-short soak soak-fleet
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,16 +31,21 @@ down: ## Stop the fleet.
 
 lint: tools
 	cargo fmt --all --check
+	rustfmt --edition 2024 --check fuzz/fuzz_targets/*.rs
 	scripts/check-lines
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 deny: tools
 	@scripts/deny
 
-test: lint deny ## Everything that must hold: format, lints, bans, all tests against real servers, documentation tests.
+fuzz-short: tools ## Each fuzz target for five seconds, the same each time (longer: scripts/fuzz SECONDS TARGET).
+	@scripts/fuzz
+
+test: lint deny ## Everything that must hold: format, lints, bans, all tests against real servers, documentation tests, a short run of the fuzz targets.
 	cargo build --workspace --bins --locked
 	cargo nextest run --workspace --locked
 	cargo test --workspace --doc --locked --quiet
+	@scripts/fuzz
 
 soak: build ## A hundred switchovers, thirty forced moves after random faults, every fault at every step of a forced move.
 	target/release/domicile-chaos soak
