@@ -42,6 +42,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Connections that ended before their request, by why.
     pub connections_refused: IntCounterVec,
+    /// Connections of HTTP/2 whose client cut off too many requests.
+    pub connections_cut: IntCounter,
     /// Streams that stand open, by kind.
     pub streams: IntGaugeVec,
     /// Streams that were ended from here, by kind and why.
@@ -152,6 +154,10 @@ impl Metrics {
             certificate_first_end: gauge(
                 "domicile_router_certificate_first_end_timestamp_seconds",
                 "When the first certificate ends; 0: there is none",
+            )?,
+            connections_cut: counter(
+                "domicile_router_connections_cut_total",
+                "HTTP/2 connections whose client cut off too many requests",
             )?,
             held: counter("domicile_router_held_total", "Requests that waited for a move")?,
             holding: gauge("domicile_router_holding", "Requests that wait for a move now")?,

@@ -1,5 +1,6 @@
 //! What all parts of one router share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::front::splice::Splices;
 use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
 use crate::standing::{Dial, Standing};
-use crate::tls::Keys;
+use crate::tls::{Keys, Secure};
 
 /// How a gate knows that it may answer.
 #[derive(Debug)]
@@ -156,6 +157,16 @@ impl Shared {
     pub fn now_and_then(&self) -> bool {
         let second = self.now().as_nanos() / 1_000_000_000;
         self.last_said.swap(second, Ordering::Relaxed) != second
+    }
+
+    /// Whether what stands in headers is believed of this client, given what TLS says of it.
+    #[must_use]
+    pub fn trusts(&self, secure: Option<&Secure>, client: Option<IpAddr>) -> bool {
+        match secure {
+            // Whoever speaks TLS and is no router is a user, wherever it comes from.
+            Some(secure) => secure.peer.is_some(),
+            None => client.is_some_and(|ip| self.config.trusted.iter().any(|net| net.contains(ip))),
+        }
     }
 
     /// Whether this is a gate.

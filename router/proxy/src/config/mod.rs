@@ -123,11 +123,13 @@ pub enum Sabotage {
     SilentStreamsStay,
     /// An edge outside a tenant's policy decrypts what it has a key for.
     DecryptsOutside,
+    /// A client may cut off as many requests of a connection as it likes.
+    ResetsUncounted,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
@@ -137,6 +139,7 @@ impl Sabotage {
         Self::AnyRegionsGate,
         Self::SilentStreamsStay,
         Self::DecryptsOutside,
+        Self::ResetsUncounted,
     ];
 }
 

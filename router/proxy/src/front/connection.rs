@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use domicile_model::clock::pause;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::H2Options;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use prometheus::IntCounter;
@@ -31,6 +31,40 @@ pub struct Connection {
     pub secure: Option<Secure>,
     /// Where the present request stands, over HTTP/1.
     pub head: HeadWatch,
+    /// How its requests end, over HTTP/2.
+    pub streams: Streams,
+}
+
+/// Counts the requests of a connection of HTTP/2. A request that its client cuts off makes room for the next one at once, so
+/// the bound on concurrent ones bounds nothing: each of them has cost a place at the application.
+#[derive(Debug, Default)]
+pub struct Streams {
+    begun: AtomicU64,
+    settled: AtomicU64,
+    too_many: Notify,
+}
+
+/// As many requests of one connection may be cut off early, besides half of all.
+const MOST_CUT: u64 = 500;
+
+/// Requests that a router has cut off before they were looked at: one mean client must not end what others do over it.
+const MOST_CUT_BY_A_ROUTER: usize = 10_000;
+
+/// Bytes of one answer over HTTP/2 that wait for its client. With h2's own bound a client of a hundred streams that reads
+/// nothing takes twice the memory.
+const MOST_UNSENT: usize = 64 << 10;
+
+impl Streams {
+    /// A request begins. False: too many before it were cut off.
+    fn begin(&self) -> bool {
+        let begun = self.begun.fetch_add(1, Ordering::AcqRel);
+        begun < MOST_CUT.saturating_add(self.settled.load(Ordering::Acquire).saturating_mul(2))
+    }
+
+    /// A request has ended as requests end: answered, or given up after some time.
+    pub fn settled(&self) {
+        self.settled.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// Watches over the head of a request: from its first byte on it has only so much time, however steadily it drips.
@@ -107,18 +141,27 @@ impl Connection {
 pub struct Over {
     connection: Arc<Connection>,
     proxy: Arc<HttpProxy<Router>>,
-    limits: Patience,
-    /// Counts heads that came too slowly.
-    late: IntCounter,
+    limits: Limits,
+    counters: Counters,
 }
 
-/// How long clients may take.
+/// What is counted when a connection has to end.
+pub struct Counters {
+    /// Heads that came too slowly.
+    pub late: IntCounter,
+    /// Connections whose client cut off too many requests.
+    pub cut: IntCounter,
+}
+
+/// What clients may do.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// From the first byte of a head to its last.
+pub struct Limits {
+    /// Time from the first byte of a head to its last.
     pub head: Duration,
-    /// Between two requests, and before the first.
+    /// Time between two requests, and before the first.
     pub idle: Duration,
+    /// Whether the client may cut off as many requests as it likes: a router does so for many clients of its own.
+    pub cuts: bool,
 }
 
 impl Over {
@@ -127,11 +170,15 @@ impl Over {
         connection: Arc<Connection>,
         proxy: Arc<HttpProxy<Router>>,
         stream: super::stream::ClientStream,
-        limits: Patience,
-        late: IntCounter,
+        limits: Limits,
+        counters: Counters,
         closing: &ShutdownWatch,
     ) {
-        Arc::new(Self { connection, proxy, limits, late }).process_new(Box::new(stream), closing).await;
+        let over = Arc::new(Self { connection, proxy, limits, counters });
+        tokio::select! {
+            _ = over.process_new(Box::new(stream), closing) => {}
+            () = over.connection.streams.too_many.notified() => over.counters.cut.inc(),
+        }
     }
 }
 
@@ -143,6 +190,10 @@ impl HttpServerApp for Over {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let http2 = session.is_http2();
+        if http2 && !self.limits.cuts && !self.connection.streams.begin() {
+            self.connection.streams.too_many.notify_one();
+            return None;
+        }
         if !http2 {
             // A request that comes before the answer to the one before waits for its turn (RFC 9112, section 9.3.2).
             session.set_pipelining_enabled(true);
@@ -160,17 +211,42 @@ impl HttpServerApp for Over {
         tokio::select! {
             done = within => done,
             () = self.connection.head.late(self.limits.head) => {
-                self.late.inc();
+                self.counters.late.inc();
                 None
             }
         }
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options()
+        let mut options = default_h2_options();
+        options.max_send_buffer_size(MOST_UNSENT);
+        if self.limits.cuts {
+            options.max_pending_accept_reset_streams(MOST_CUT_BY_A_ROUTER);
+        }
+        Some(options)
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         self.proxy.server_options()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_CUT, Streams};
+
+    #[test]
+    fn half_of_a_connections_requests_may_be_cut_off_and_some_more() {
+        let streams = Streams::default();
+        for n in 0..MOST_CUT {
+            assert!(streams.begin(), "{n}");
+        }
+        assert!(!streams.begin(), "none of them has settled");
+        let streams = Streams::default();
+        for n in 0..10 * MOST_CUT {
+            assert!(streams.begin(), "{n}");
+            assert!(streams.begin(), "{n}");
+            streams.settled();
+        }
     }
 }

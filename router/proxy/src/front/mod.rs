@@ -25,11 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::config::Sabotage;
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
 use balancer::Begun;
-use connection::{Connection, HeadWatch, Over, Patience};
+use connection::{Connection, Counters, HeadWatch, Limits, Over, Streams};
 pub use handshake::Refused;
 use stream::{ClientStream, GOODBYE, Prefixed, Transport};
 
@@ -191,12 +192,22 @@ impl Front {
                 }
             }
         };
-        let connection = Arc::new(Connection { client, secure, head: HeadWatch::default() });
+        let shared = &self.shared;
+        let router = shared.trusts(secure.as_ref(), Some(client.ip()));
+        let (head, streams) = (HeadWatch::default(), Streams::default());
+        let connection = Arc::new(Connection { client, secure, head, streams });
         let stream = ClientStream::new(transport, connection.clone(), version);
-        let config = &self.shared.config;
-        let patience = Patience { head: config.head_timeout, idle: config.idle_timeout };
-        let late = self.shared.metrics.connections_refused.with_label_values(&[Refused::SlowHead.label()]);
-        Over::serve(connection, self.proxy.clone(), stream, patience, late, &self.close).await;
+        let config = &shared.config;
+        let limits = Limits {
+            head: config.head_timeout,
+            idle: config.idle_timeout,
+            cuts: router || config.sabotage == Sabotage::ResetsUncounted,
+        };
+        let counters = Counters {
+            late: shared.metrics.connections_refused.with_label_values(&[Refused::SlowHead.label()]),
+            cut: shared.metrics.connections_cut.clone(),
+        };
+        Over::serve(connection, self.proxy.clone(), stream, limits, counters, &self.close).await;
     }
 
     /// Says goodbye to a client that has sent its hello, as far as it would understand.

@@ -225,12 +225,7 @@ impl ProxyHttp for Router {
         }
         // A client that reads nothing must not keep a request in flight, and a move waiting, for ever.
         session.set_write_timeout(Some(shared.config.upstream_timeout));
-        let trusted = match ctx.secure() {
-            // Whoever speaks TLS and is no router is a user, wherever it comes from.
-            Some(secure) => secure.peer.is_some(),
-            None => Self::client(session)
-                .is_some_and(|ip| shared.config.trusted.iter().any(|net| net.contains(ip))),
-        };
+        let trusted = shared.trusts(ctx.secure(), Self::client(session));
         head::remember(ctx, session.req_header(), trusted);
         match self.begin(session, ctx).await {
             Ok(()) => match standing::kind(session, ctx) {

@@ -1,5 +1,7 @@
 //! What is kept of a request that is over: numbers, and a line in the access log.
 
+use std::time::Duration;
+
 use domicile_router_core::Cause;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
@@ -7,6 +9,9 @@ use pingora_proxy::Session;
 use super::ctx::Ctx;
 use crate::access_log::{Line, path_only};
 use crate::state::{Shared, millis};
+
+/// Who gives a request up later than this has waited for it.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// Why Pingora gave up, in our words.
 pub(super) fn cause_of(error: &Error) -> Cause {
@@ -23,6 +28,11 @@ pub(super) fn record(shared: &Shared, session: &Session, error: Option<&Error>, 
     // Whatever happens below, the request is over.
     ctx.counted = None;
     ctx.released = None;
+    let total = shared.now().since(ctx.started);
+    let cut = ctx.cause.or_else(|| error.map(cause_of)) == Some(Cause::Client) && total < EARLY;
+    if let Some(connection) = ctx.connection.as_ref().filter(|_| !cut) {
+        connection.streams.settled();
+    }
     if ctx.probe {
         return;
     }
@@ -36,7 +46,6 @@ pub(super) fn record(shared: &Shared, session: &Session, error: Option<&Error>, 
         tracing::error!(request = %ctx.request_id, why, "a mistake of the router");
     }
     let status = session.response_written().map_or(0, |h| h.status.as_u16());
-    let total = shared.now().since(ctx.started);
     shared.metrics.finished(status, ctx.cause);
     shared.metrics.seconds.observe(total.as_secs_f64());
     if !shared.log.is_on() {

@@ -6,22 +6,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use domicile_chaos_kit::wait::eventually;
+use domicile_router::config::Sabotage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::kit::{Router, SOON};
 use crate::recorder::{Reading, Recorder};
 
-const HOST: &str = "mercy.example.com";
+pub(crate) const HOST: &str = "mercy.example.com";
 
-struct Stage {
+/// An edge, perhaps a gate, and a recorder as the application.
+pub(crate) struct Stage {
     dir: tempfile::TempDir,
-    recorder: Recorder,
-    edge: Router,
+    pub(crate) recorder: Recorder,
+    pub(crate) edge: Router,
     _gate: Option<Router>,
 }
 
-fn regions(dir: &Path, name: &str, application: SocketAddr) -> [String; 2] {
+/// The arguments of a router for one tenant, whose application or gate is there.
+pub(crate) fn regions(dir: &Path, name: &str, application: SocketAddr) -> [String; 2] {
     let text = format!(
         "[regions]\na = {{ country = \"US\", ingress = [\"{application}\"] }}\n\
          b = {{ country = \"US\", ingress = [\"127.0.0.1:1\"] }}\n\
@@ -34,16 +37,28 @@ fn regions(dir: &Path, name: &str, application: SocketAddr) -> [String; 2] {
 }
 
 impl Stage {
-    async fn new(reading: Reading, through_gate: bool, more: &[&str]) -> Self {
+    pub(crate) async fn new(reading: Reading, through_gate: bool, more: &[&str]) -> Self {
+        Self::broken(Sabotage::None, reading, through_gate, more).await
+    }
+
+    /// With an edge and a gate that are broken on purpose.
+    pub(crate) async fn broken(
+        sabotage: Sabotage,
+        reading: Reading,
+        through_gate: bool,
+        more: &[&str],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let recorder = Recorder::start(reading).await;
         let (gate, next) = if through_gate {
-            let gate = Router::start(
+            let gate = Router::start_as(
+                sabotage,
                 "gate",
                 dir.path(),
                 &[
                     &regions(dir.path(), "gate.toml", recorder.addr)[..],
-                    &["--role".into(), "gate".into(), "--region".into(), "a".into()],
+                    &["--role", "gate", "--region", "a", "--trusted-networks", "127.0.0.0/8"]
+                        .map(ToOwned::to_owned),
                 ]
                 .concat(),
             )
@@ -56,7 +71,7 @@ impl Stage {
         let log = ["--access-log".to_owned(), dir.path().join("edge.log").display().to_string()];
         let more: Vec<String> = more.iter().map(ToString::to_string).collect();
         let args = [&regions(dir.path(), "edge.toml", next)[..], &log, &more].concat();
-        let edge = Router::start("edge", dir.path(), &args).await;
+        let edge = Router::start_as(sabotage, "edge", dir.path(), &args).await;
         Self { dir, recorder, edge, _gate: gate }
     }
 
@@ -72,6 +87,16 @@ impl Stage {
         let text = String::from_utf8_lossy(&answer);
         let statuses = text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok());
         statuses.filter(|s| *s != 100).collect()
+    }
+
+    /// Waits until as many requests are logged as were recorded: they are the same.
+    pub(crate) async fn logged_is_recorded(&self) {
+        let own = |path: &str| path.rsplit_once("/").map_or(path.to_owned(), |(_, last)| format!("/{last}"));
+        let got: Vec<String> =
+            self.recorder.requests().iter().filter_map(|r| Some(own(r.split(' ').nth(1)?))).collect();
+        let logged = eventually(SOON, "every one is logged", || async { self.logged().len() >= got.len() });
+        logged.await.unwrap();
+        assert_eq!(self.logged().iter().map(|path| own(path)).collect::<Vec<_>>(), got);
     }
 
     /// Paths of the requests that the edge has answered with the application's word.
@@ -251,12 +276,7 @@ async fn attacked(reading: Reading, through_gate: bool) {
         assert_eq!(seen, statuses, "{name}");
         assert_eq!(s.recorder.requests().split_off(before), requests, "{name}");
     }
-    let got: Vec<String> =
-        s.recorder.requests().iter().filter_map(|r| Some(r.split(' ').nth(1)?.to_owned())).collect();
-    let logged = eventually(SOON, "every one is logged", || async { s.logged().len() >= got.len() }).await;
-    logged.unwrap();
-    let own = |path: &String| path.rsplit_once("/").map_or(path.clone(), |(_, last)| format!("/{last}"));
-    assert_eq!(s.logged().iter().map(own).collect::<Vec<_>>(), got);
+    s.logged_is_recorded().await;
 }
 
 #[tokio::test]

@@ -119,6 +119,13 @@ impl Router {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    /// The most memory that it has ever had resident, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap()
+    }
+
     /// GET for a host.
     pub(crate) async fn get(&self, host: &str, path: &str) -> reqwest::Result<reqwest::Response> {
         client().get(self.url(path)).header("host", host).send().await

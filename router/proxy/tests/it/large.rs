@@ -4,18 +4,11 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::kit::{Fleet, HOST, Router, until_status};
+use crate::kit::{Fleet, HOST, until_status};
 
 const SIZE: u64 = 4 << 30;
 /// Above what it took before the first of them.
 const MOST_MIB: u64 = 64;
-
-/// The most memory that a process has ever had resident, in KiB.
-fn peak(router: &Router) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", router.process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap()
-}
 
 async fn shell(command: &str) -> String {
     let run = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output();
@@ -28,7 +21,7 @@ async fn four_gigabytes_pass_both_ways_in_little_memory() {
     let fleet = Fleet::new().await;
     let (gate, edge) = (fleet.gate("us-east-1").await, fleet.edge().await);
     until_status(&edge, "/", 200).await;
-    let before = [peak(&edge), peak(&gate)];
+    let before = [edge.peak(), gate.peak()];
     let curl = format!("curl -sS --noproxy '*' -H 'Host: {HOST}'");
     let at = edge.listen;
     let up = format!("head -c {SIZE} /dev/zero | {curl} -T - http://{at}/sink");
@@ -40,7 +33,7 @@ async fn four_gigabytes_pass_both_ways_in_little_memory() {
     let slow = format!("{curl} --limit-rate 64k --max-time 3 -o /dev/null http://{at}/source/{SIZE}");
     assert!(shell(&slow).await.contains("timed out"));
     for (router, before) in [&edge, &gate].into_iter().zip(before) {
-        let more = (peak(router) - before) / 1024;
+        let more = (router.peak() - before) / 1024;
         assert!(more <= MOST_MIB, "{} has had {more} MiB more than before", router.id);
     }
 }

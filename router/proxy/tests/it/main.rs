@@ -8,6 +8,8 @@ mod balancers;
 mod doors;
 mod drain;
 mod file_mode;
+mod floods_h2;
+mod frames;
 mod grpc;
 mod hardening;
 mod kit;
