@@ -21,6 +21,7 @@ mod proofs;
 mod recorder;
 mod residency;
 mod slow_tls;
+mod smuggling_h2;
 mod splice;
 mod streams;
 mod switches;
