@@ -28,6 +28,11 @@ pub const GATE_REFUSED: &str = "refused";
 /// The prefix of all of them. Whatever comes under it from outside is dropped.
 pub const PREFIX: &str = "domicile-";
 
+/// What only the router that a request enters by may say of its client, besides [`FORWARDED`].
+const CLAIMS: [&str; 4] = ["forwarded", "x-real-ip", "client-cert", "client-cert-chain"];
+/// The prefix of more of that. No list of such names is ever whole.
+const FORWARDED: &str = "x-forwarded-";
+
 /// A request never passes more routers than this: edge, two gates of a move, and one for a move back.
 pub const MAX_HOPS: u8 = 6;
 
@@ -35,7 +40,20 @@ pub const MAX_HOPS: u8 = 6;
 /// [`PASS`] survives on requests: it carries its own proof.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    name.len() >= PREFIX.len() && name.as_bytes()[..PREFIX.len()].eq_ignore_ascii_case(PREFIX.as_bytes())
+    begins(name, PREFIX)
+}
+
+/// Whether a header of this name says of a client what only the router that the request enters by may say.
+#[must_use]
+pub fn is_claim(name: &str) -> bool {
+    begins(name, FORWARDED) || CLAIMS.iter().any(|claim| claim.len() == name.len() && begins(name, claim))
+}
+
+/// Whether a name begins like this, in any case, and as an application reads it: where names become variables, as in CGI
+/// and WSGI, `_` and `-` are the same.
+fn begins(name: &str, with: &str) -> bool {
+    let plain = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    name.len() >= with.len() && name.bytes().map(plain).zip(with.bytes()).all(|(a, b)| a == b)
 }
 
 /// A usable W3C `traceparent`: version 00, ids in lower-case hex, not all zero.
@@ -66,9 +84,27 @@ mod tests {
     #[test]
     fn our_names_are_known_in_any_case() {
         assert!(is_ours("Domicile-Tenant") && is_ours("DOMICILE-X") && is_ours(PASS));
+        assert!(is_ours("domicile_tenant") && is_ours("Domicile_Request-Id"));
         assert!(!is_ours("domicil") && !is_ours("x-domicile-tenant"));
         for name in [TENANT, CELL, EPOCH, REGION, REQUEST_ID, GATE, HOPS, PASS] {
             assert!(is_ours(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn claims_are_known_in_any_form() {
+        for name in [
+            "forwarded",
+            "X_Real-IP",
+            "client-cert",
+            "Client_Cert_Chain",
+            "x-forwarded-For",
+            "X_Forwarded_SSL",
+        ] {
+            assert!(is_claim(name), "{name}");
+        }
+        for name in ["forwarded-by", "x-forwarded", "x-real-ips", "client-certs", "client"] {
+            assert!(!is_claim(name), "{name}");
         }
     }
 

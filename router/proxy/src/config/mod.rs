@@ -123,13 +123,15 @@ pub enum Sabotage {
     SilentStreamsStay,
     /// An edge outside a tenant's policy decrypts what it has a key for.
     DecryptsOutside,
+    /// What clients write under our names, or say of themselves, goes on.
+    ClientsBelieved,
     /// A client may cut off as many requests of a connection as it likes.
     ResetsUncounted,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
@@ -139,6 +141,7 @@ impl Sabotage {
         Self::AnyRegionsGate,
         Self::SilentStreamsStay,
         Self::DecryptsOutside,
+        Self::ClientsBelieved,
         Self::ResetsUncounted,
     ];
 }

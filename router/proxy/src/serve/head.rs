@@ -5,11 +5,12 @@ use base64::prelude::BASE64_STANDARD;
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, Epoch, RegionId};
 use domicile_router_core::admit::Moved;
-use domicile_router_core::headers::{self, is_ours};
+use domicile_router_core::headers::{self, is_claim, is_ours};
 use domicile_router_core::identify::Clues;
 use domicile_router_core::{Cause, Problem};
 use http::HeaderMap;
-use pingora_error::Result;
+use http::header::COOKIE;
+use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::ctx::Ctx;
@@ -19,17 +20,6 @@ use crate::state::Shared;
 /// Bodies up to this many bytes are kept by Pingora for a second try (it keeps 64 KiB; half of that is certain).
 const REPEATABLE: u64 = 32 << 10;
 
-/// What only the router that the request enters by may say of its client.
-const CLAIMS: [&str; 8] = [
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "forwarded",
-    "x-real-ip",
-    CLIENT_CERT,
-    "client-cert-chain",
-];
 /// The certificate that the client has shown (RFC 9440).
 const CLIENT_CERT: &str = "client-cert";
 
@@ -116,12 +106,19 @@ pub fn send_on(
     head: &mut RequestHeader,
     client: Option<std::net::IpAddr>,
 ) -> Result<()> {
-    for name in drop_ours(&head.headers, Some(headers::PASS)) {
-        head.remove_header(&name);
+    let believed = shared.config.sabotage == Sabotage::ClientsBelieved;
+    for name in drop_ours(&head.headers, Some(headers::PASS)).iter().filter(|_| !believed) {
+        head.remove_header(name);
     }
     // A target that names its host again is for proxies (RFC 9112, section 3.2.2); the host stands in Host, as was checked.
     if let Some(path) = behind_host(head.raw_path()) {
         head.set_raw_path(&path)?;
+    }
+    // HTTP/2 may have sent them one by one (RFC 9113, section 8.2.3); of several fields many applications read one.
+    let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        let joined = http::HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+        head.insert_header(COOKIE, joined.or_err(ErrorType::InvalidHTTPHeader, "cookies")?)?;
     }
     let route = ctx.route.as_ref();
     if let (Some(tenant), Some(cell), Some(route)) = (&ctx.tenant, &ctx.cell, route) {
@@ -142,8 +139,11 @@ pub fn send_on(
     // Written, not appended to, where the request enters; a trusted router in front has already done it.
     if !ctx.trusted || !shared.is_gate() {
         let client = client.map(|c| c.to_canonical());
-        let host = head.headers.get(http::header::HOST).cloned();
-        for name in CLAIMS {
+        // Over HTTP/2 it may stand in the target only.
+        let authority = || http::HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+        let host = head.headers.get(http::header::HOST).cloned().or_else(authority);
+        let claims: Vec<_> = head.headers.keys().filter(|n| is_claim(n.as_str())).cloned().collect();
+        for name in claims.iter().filter(|_| !believed) {
             head.remove_header(name);
         }
         let secure = ctx.secure();

@@ -117,7 +117,7 @@ impl Carried<'_> {
             let (next, terms) = self.next(shared)?;
             self.ctx.asked.get_or_insert(shared.now());
             let (upload, outgoing) = Upload::new(self.kind);
-            let mut request = session.req_header().clone();
+            let mut request = head::without_hop(session.req_header());
             heads::send_on(shared, self.ctx, &mut request, Router::client(session))
                 .map_err(|_| Cause::Internal)?;
             let request = head::request(&request, self.kind, outgoing).ok_or(Cause::BadRequest)?;

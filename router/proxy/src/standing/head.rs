@@ -19,21 +19,30 @@ const ONE_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-fn without_hop(headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<HeaderName> = headers
+/// What of a head belongs to one hop only.
+fn of_one_hop(headers: &HeaderMap) -> Vec<HeaderName> {
+    let named = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let stays = |name: &HeaderName| !ONE_HOP.contains(&name.as_str()) && !named.contains(name);
-    headers.iter().filter(|(name, _)| stays(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+        .filter_map(|name| name.trim().parse().ok());
+    named.chain(ONE_HOP.map(HeaderName::from_static)).collect()
 }
 
-/// The request for the next server. None: its target or host can't be written.
+/// A client's head without what was meant for this hop. Before anything is written into it: what we write, no client's
+/// `Connection` can take out again.
+pub(super) fn without_hop(head: &RequestHeader) -> RequestHeader {
+    let mut kept = head.clone();
+    for name in of_one_hop(&head.headers) {
+        kept.remove_header(&name);
+    }
+    kept
+}
+
+/// The request for the next server, from a head [`without_hop`]. None: its target or host can't be written.
 pub(super) fn request(head: &RequestHeader, kind: Kind, body: Outgoing) -> Option<http::Request<Outgoing>> {
-    let mut headers = without_hop(&head.headers);
+    let mut headers = head.headers.clone();
     let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
     let host = head.uri.authority().map(|a| HeaderValue::from_str(a.as_str())).transpose().ok()?;
     let host = host.or_else(|| headers.get(HOST).cloned())?;
@@ -69,7 +78,10 @@ pub(super) fn answer(
     tunnel: bool,
     chunked: bool,
 ) -> pingora_error::Result<ResponseHeader> {
-    let headers = without_hop(&parts.headers);
+    let mut headers = parts.headers.clone();
+    for name in of_one_hop(&parts.headers) {
+        headers.remove(name);
+    }
     let mut head = ResponseHeader::build(parts.status, Some(headers.len() + 8))?;
     for (name, value) in &headers {
         head.append_header(name.clone(), value.clone())?;

@@ -23,6 +23,7 @@ mod residency;
 mod slow_tls;
 mod smuggling_h2;
 mod splice;
+mod spoofing;
 mod streams;
 mod switches;
 mod tap;

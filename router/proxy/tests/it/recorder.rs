@@ -16,10 +16,16 @@ pub(crate) enum Reading {
     Lax,
 }
 
+/// A request that was whole.
+struct Got {
+    summary: String,
+    lines: Vec<String>,
+}
+
 /// It.
 pub(crate) struct Recorder {
     pub(crate) addr: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
+    got: Arc<Mutex<Vec<Got>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -33,25 +39,30 @@ impl Recorder {
     pub(crate) async fn start(reading: Reading) -> Self {
         let listener = TcpListener::bind(free_address().unwrap()).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let requests = Arc::<Mutex<Vec<String>>>::default();
-        let all = requests.clone();
+        let got = Arc::<Mutex<Vec<Got>>>::default();
+        let all = got.clone();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let all = all.clone();
                 tokio::spawn(async move { serve(socket, reading, &all).await });
             }
         });
-        Self { addr, requests, task }
+        Self { addr, got, task }
     }
 
     /// All requests so far that were whole: method, target, size of the body, and how it was told. What is no request is
     /// recorded as what it is.
     pub(crate) fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
+        self.got.lock().unwrap().iter().map(|got| got.summary.clone()).collect()
+    }
+
+    /// The fields of the last of them, line by line, as they came.
+    pub(crate) fn fields(&self) -> Vec<String> {
+        self.got.lock().unwrap().last().unwrap().lines[1..].to_vec()
     }
 }
 
-async fn serve(mut socket: TcpStream, reading: Reading, requests: &Mutex<Vec<String>>) -> Option<()> {
+async fn serve(mut socket: TcpStream, reading: Reading, all: &Mutex<Vec<Got>>) -> Option<()> {
     let mut bytes = Vec::new();
     loop {
         let (head, lines) = loop {
@@ -114,7 +125,8 @@ async fn serve(mut socket: TcpStream, reading: Reading, requests: &Mutex<Vec<Str
             body = length;
         }
         let framing = if chunked { "in chunks" } else { "by length" };
-        requests.lock().unwrap().push(format!("{method} {target} {body} {framing}"));
+        let summary = format!("{method} {target} {body} {framing}");
+        all.lock().unwrap().push(Got { summary, lines });
         socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok()?;
     }
 }
