@@ -5,6 +5,7 @@
 mod admission;
 mod authority;
 mod balancers;
+mod clients;
 mod doors;
 mod drain;
 mod file_mode;
