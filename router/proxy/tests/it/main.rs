@@ -5,6 +5,7 @@
 mod admission;
 mod authority;
 mod balancers;
+mod calls;
 mod clients;
 mod doors;
 mod drain;

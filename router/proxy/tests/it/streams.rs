@@ -7,30 +7,42 @@ use domicile_chaos_kit::etcd::EtcdCluster;
 use domicile_chaos_kit::wait::eventually;
 use domicile_model::Revision;
 use domicile_router::config::Sabotage;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::kit::{Fleet, HOST, Router, SOON, client, until_status};
 
 /// A client that others wrote, and what it prints.
-struct Client {
-    _child: Child,
+pub(crate) struct Client {
+    child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Client {
     fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { _child: child, lines }
+        Self { child, lines }
     }
 
-    fn script(name: &str, at: SocketAddr) -> Self {
+    pub(crate) fn script(name: &str, at: SocketAddr) -> Self {
         let mut command = Command::new("/usr/bin/python3");
         command.arg(format!("{}/tests/clients/{name}", env!("CARGO_MANIFEST_DIR")));
         command.args([&at.to_string(), HOST]);
         Self::start(command)
+    }
+
+    /// With one more argument.
+    pub(crate) fn script_with(name: &str, at: SocketAddr, more: &str) -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(format!("{}/tests/clients/{name}", env!("CARGO_MANIFEST_DIR")));
+        command.args([&at.to_string(), HOST, more]);
+        Self::start(command)
+    }
+
+    pub(crate) async fn hears(&mut self, line: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
     fn events(at: SocketAddr) -> Self {
@@ -42,7 +54,7 @@ impl Client {
         Self::start(command)
     }
 
-    async fn says(&mut self, line: &str) {
+    pub(crate) async fn says(&mut self, line: &str) {
         loop {
             let next = tokio::time::timeout(SOON, self.lines.next_line()).await;
             let next = next.unwrap_or_else(|_| panic!("still no `{line}`")).unwrap();
@@ -54,31 +66,32 @@ impl Client {
     }
 }
 
-struct Stage {
-    fleet: Fleet,
-    edge: Router,
-    gates: Vec<Router>,
+/// A fleet with routers.
+pub(crate) struct Stage {
+    pub(crate) fleet: Fleet,
+    pub(crate) edge: Router,
+    pub(crate) gates: Vec<Router>,
 }
 
 impl Stage {
-    async fn of(fleet: Fleet, sabotage: Sabotage) -> Self {
+    pub(crate) async fn of(fleet: Fleet, sabotage: Sabotage) -> Self {
         let gates = vec![fleet.gate_as(sabotage, "us-east-1").await, fleet.gate("us-west-2").await];
         let edge = fleet.edge_as(sabotage).await;
         Self { fleet, edge, gates }
     }
 
-    async fn new(sabotage: Sabotage) -> Self {
+    pub(crate) async fn new(sabotage: Sabotage) -> Self {
         let s = Self::of(Fleet::new().await, sabotage).await;
         until_status(&s.edge, "/", 200).await;
         s
     }
 
-    async fn acknowledged(&self, revision: Revision) {
+    pub(crate) async fn acknowledged(&self, revision: Revision) {
         self.fleet.acknowledged(&["gate-us-east-1", "edge"], revision).await;
     }
 
     /// Whether this stands in the numbers of the edge.
-    async fn counted(&self, line: &str) -> bool {
+    pub(crate) async fn counted(&self, line: &str) -> bool {
         self.edge.admin("/metrics").await.1.contains(line)
     }
 }
