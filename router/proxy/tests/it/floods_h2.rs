@@ -418,3 +418,17 @@ async fn a_client_that_takes_nothing_costs_little_and_not_for_long() {
         assert!(more <= MOST_MIB, "{name}: {more} MiB more than before");
     }
 }
+
+/// What is never said to its end: a head counts as no request, and a body as one that is not answered.
+#[tokio::test]
+async fn a_head_or_a_body_without_end_is_given_up() {
+    let origin = Origin::start("east").await;
+    let times = ["--idle-timeout-ms", "2000", "--upstream-timeout-ms", "2000"];
+    let (_dir, edge) = edge_of(Sabotage::None, &origin, &times).await;
+    let head = block(&request("POST", HOST, "/sink", &[("content-length", "2")]));
+    assert_eq!(say(edge.listen, &frame(HEADERS, 0, 1, &head)).await, "closed");
+    let half = [frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, 0, 1, b"x")].concat();
+    let outcome = say(edge.listen, &half).await;
+    assert!(outcome == "504" || outcome.starts_with("reset"), "{outcome}");
+    assert_eq!(edge.admin("/inflight").await.1, r#"{"cells":[],"holding":0}"#);
+}
