@@ -20,9 +20,10 @@ async fn stage() -> Stage {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin::start("east").await;
     let certs = dir.path().join("certs");
-    Authority::new(dir.path(), "ca").issue(&certs, "mercy", &[HOST, "localhost"], 2040);
+    Authority::new(dir.path(), "ca").issue(&certs, "mercy", &[HOST], 2040);
     let secure = free_address().unwrap();
-    let tls = ["--listen-tls", &secure.to_string(), "--tls-certs", &certs.display().to_string()];
+    let (at, certs) = (secure.to_string(), certs.display().to_string());
+    let tls = ["--listen-tls", &at, "--tls-certs", &certs, "--tls-default-name", HOST];
     let args = [&regions(dir.path(), "edge.toml", origin.addr)[..], &tls.map(ToOwned::to_owned)].concat();
     let edge = Router::start("edge", dir.path(), &args).await;
     Stage { dir, origin, edge, secure }
@@ -64,8 +65,8 @@ async fn wrk_sees_no_failure() {
     let s = stage().await;
     for (scheme, at) in [("http", s.edge.listen), ("https", s.secure)] {
         let before = s.origin.hits();
-        // Its handshake asks for the name in the address, and nobody is served without a name.
-        let (url, host) = (format!("{scheme}://localhost:{}/", at.port()), format!("Host: {HOST}"));
+        // Its handshake asks for the address, which is no name.
+        let (url, host) = (format!("{scheme}://{at}/"), format!("Host: {HOST}"));
         let said = run("wrk", &["-t2", "-c16", "-d2s", "-H", &host, &url]).await;
         assert!(said.contains("requests in"), "{scheme}: {said}");
         // It says so only if there were any.

@@ -82,3 +82,36 @@ pub(crate) async fn connect_with(
     let name = ServerName::try_from(host.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, Slow { socket, drip }).await
 }
+
+/// A hello for `host` that pretends to have an encrypted one in it, as browsers do (RFC 9849, section 6.2).
+pub(crate) fn pretending_hello(host: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut wire = Vec::new();
+    client.write_tls(&mut wire).unwrap();
+    // Record, message and list of extensions each begin with their length.
+    // An outer one: HKDF-SHA256 and AES-128-GCM, a key of 32 bytes, 48 bytes that nobody can read.
+    let inside = [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[9; 32], &[0, 48], &[5; 48]].concat();
+    let more = u16::try_from(inside.len()).unwrap();
+    let extension = [&[0xfe, 0x0d][..], &more.to_be_bytes(), &inside].concat();
+    let grow = |wire: &mut Vec<u8>, at: usize| {
+        let len = u16::from_be_bytes([wire[at], wire[at + 1]]) + 4 + more;
+        wire[at..at + 2].copy_from_slice(&len.to_be_bytes());
+    };
+    let session = usize::from(wire[43]);
+    let ciphers = 44 + session;
+    let methods = ciphers + 2 + usize::from(u16::from_be_bytes([wire[ciphers], wire[ciphers + 1]]));
+    let list = methods + 1 + usize::from(wire[methods]);
+    for at in [3, 7, list] {
+        grow(&mut wire, at);
+    }
+    // A pre-shared key would have to be the last; there is none.
+    wire.extend(extension);
+    wire
+}

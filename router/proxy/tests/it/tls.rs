@@ -4,9 +4,11 @@ use std::path::Path;
 
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::wait::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::authority::{Authority, curl, s_client};
 use crate::kit::{BIN, Fleet, Origin, Router, SOON};
+use crate::slow_tls::pretending_hello;
 
 const HOST: &str = "mercy.example.com";
 const GET: &str = "GET / HTTP/1.1\r\nHost: mercy.example.com\r\nConnection: close\r\n\r\n";
@@ -281,4 +283,35 @@ async fn an_edge_with_tls_takes_part_in_moves() {
     let url = format!("https://{HOST}/");
     let answer = curl(&ca, at, HOST, &["--http2", &url]).await;
     assert_eq!(answer.out, "east GET 0", "{}", edge.process.tail());
+}
+
+#[tokio::test]
+async fn a_client_without_a_name_is_served_where_told_so() {
+    let s = stage(|_| vec!["--tls-default-name".into(), HOST.into()]).await;
+    let said = s_client(s.at, &["-noservername", "-quiet"], GET).await;
+    assert!(said.out.contains("east GET 0"), "{}", said.out);
+    let said = s_client(s.at, &["-servername", "nobody.example.com"], GET).await;
+    assert!(said.out.contains("unrecognized name"), "only who names nobody: {}", said.out);
+}
+
+/// The first bytes of the answer to a hello.
+async fn answer_to(at: std::net::SocketAddr, hello: &[u8]) -> Vec<u8> {
+    let mut socket = tokio::net::TcpStream::connect(at).await.unwrap();
+    socket.write_all(hello).await.unwrap();
+    let mut said = vec![0; 7];
+    let n = tokio::time::timeout(SOON, socket.read(&mut said)).await.unwrap().unwrap_or(0);
+    said.truncate(n);
+    said
+}
+
+#[tokio::test]
+async fn an_encrypted_hello_goes_by_its_outer_name_or_is_refused() {
+    const HANDSHAKE: u8 = 22;
+    let hello = pretending_hello(HOST);
+    let s = stage(|_| vec![]).await;
+    assert_eq!(answer_to(s.at, &hello).await.first(), Some(&HANDSHAKE));
+    let s = stage(|_| vec!["--tls-encrypted-hello".into(), "refuse".into()]).await;
+    // `access_denied`, fatal.
+    assert_eq!(answer_to(s.at, &hello).await, [21, 3, 3, 0, 2, 2, 49]);
+    assert!(curl(&s.ca, s.at, HOST, &[&format!("https://{HOST}/")]).await.out.starts_with("east"), "others");
 }
