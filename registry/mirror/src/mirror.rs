@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::entry::Placed;
 use crate::freshness::{Freshness, Sign};
-use crate::lastgood::{Job, LastGood, LastGoodError, Writer, kept};
+use crate::lastgood::{Job, Keeper, LastGood, LastGoodError, kept};
 use crate::table::{Applied, Refusal, RoutingTable};
 use crate::watch::{Follower, Pace, Step, strange};
 
@@ -93,7 +93,7 @@ struct Shared {
     sign: Mutex<Sign>,
     revision: watch::Sender<Revision>,
     relist: Arc<Notify>,
-    writer: Option<Writer>,
+    keeper: Keeper,
     counts: Mutex<Counts>,
     /// A test's switch: believe that a progress answer means that everything before it was seen.
     #[cfg(test)]
@@ -112,10 +112,7 @@ impl Mirror {
     pub fn start(store: Arc<dyn Store>, clock: Clock, options: Options) -> Result<Self, LastGoodError> {
         let relist = Arc::new(Notify::new());
         let files = options.last_good.map(LastGood::claim).transpose()?.map(Arc::new);
-        let writer = match &files {
-            Some(files) => Some(files.writer(relist.clone())?),
-            None => None,
-        };
+        let keeper = Keeper::start(files.as_ref(), &relist)?;
         let shared = Arc::new(Shared {
             store: store.clone(),
             clock: clock.clone(),
@@ -124,7 +121,7 @@ impl Mirror {
             sign: Mutex::new(Sign::None),
             revision: watch::Sender::new(Revision::ZERO),
             relist,
-            writer,
+            keeper,
             counts: Mutex::default(),
             #[cfg(test)]
             trusts_progress: false.into(),
@@ -139,17 +136,30 @@ impl Mirror {
     /// acknowledged. Without a last-good file a start has nothing but the registry, so that applied is enough. Has no end
     /// of its own while the disk fails, see [`Mirror::file_error`]: put a timeout around it.
     pub async fn persisted(&self, revision: Revision) {
-        match &self.shared.writer {
-            // The sender lives as long as the writer, which this handle keeps.
-            Some(writer) => drop(writer.durable().wait_for(|durable| durable.revision >= revision).await),
-            None => self.wait_for(revision).await,
+        if !self.shared.keeper.reached(revision).await {
+            self.wait_for(revision).await;
         }
+    }
+
+    /// Lets go of the last-good file, so that another process may have it: returns when all that was handed in is written
+    /// and the file is free. From then on nothing counts as [`persisted`](Mirror::persisted).
+    pub async fn let_go(&self) {
+        self.shared.keeper.let_go().await;
+    }
+
+    /// Keeps the file again that was let go of.
+    ///
+    /// # Errors
+    /// As [`Mirror::start`]: above all while another process has it.
+    pub fn take_back(&self) -> Result<(), LastGoodError> {
+        self.shared.keeper.take_back(&self.shared.relist)
     }
 
     /// Why the last-good file is not kept up at present; none if all is well.
     #[must_use]
     pub fn file_error(&self) -> Option<Arc<str>> {
-        self.shared.writer.as_ref().and_then(|writer| writer.durable().borrow().error.clone())
+        let writer = self.shared.keeper.writer()?;
+        writer.durable().borrow().error.clone()
     }
 
     /// Why the file of the last run was refused and moved aside, if it was.
@@ -364,7 +374,7 @@ impl Shared {
                     follower.relist();
                     return;
                 }
-                if let Some(writer) = &self.writer {
+                if let Some(writer) = self.keeper.writer() {
                     let refused = keys(&relisted.refused);
                     writer.hand_in(Job::Listed { listing, table, refused });
                 }
@@ -384,7 +394,7 @@ impl Shared {
                 if applied.other_world {
                     tracing::error!("the registry became another world: listing it again");
                     follower.relist();
-                } else if let Some(writer) = self.writer.as_ref().filter(|_| applied.new > 0) {
+                } else if let Some(writer) = self.keeper.writer().filter(|_| applied.new > 0) {
                     // What the table ignored as old must not come back from the disk either.
                     batch.changes.retain(|change| change.revision() > before);
                     writer.hand_in(if batch.changes.iter().any(|change| kept(change.key())) {
@@ -416,7 +426,7 @@ impl Mirror {
     }
 
     pub(crate) fn acknowledge_early(&self, on: bool) {
-        self.shared.writer.as_ref().unwrap().acknowledge_early(on);
+        self.shared.keeper.writer().unwrap().acknowledge_early(on);
     }
 
     /// Takes changes as if the watch had brought them.

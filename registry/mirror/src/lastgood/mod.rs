@@ -18,6 +18,7 @@
 //! table refused are left out, so that after a restart the older value stands as before.
 
 mod format;
+mod keeper;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -34,6 +35,7 @@ use tokio::sync::Notify;
 
 use crate::table::RoutingTable;
 pub(crate) use format::Mark;
+pub(crate) use keeper::Keeper;
 pub(crate) use writer::{Job, Writer, kept};
 
 /// Why a last-good file can't be used.

@@ -93,6 +93,30 @@ async fn a_start_without_the_registry_has_the_table_of_before() {
     assert_eq!((mirror.freshness().source, mirror.table().applied()), (Source::Live, revision));
 }
 
+/// Two processes of one router, one after the other: never both.
+#[tokio::test]
+async fn a_file_that_is_let_go_of_is_anothers_until_that_gives_it_back() {
+    let site = Site::new().await;
+    let mirror = site.start().await;
+    site.commit(&mirror, vec![placement("c", 2, "us-west-2")]).await;
+    assert!(matches!(site.try_start(), Err(LastGoodError::InUse { .. })));
+    mirror.let_go().await;
+    let other = site.start().await;
+    let revision = site.commit(&other, vec![placement("c", 3, "us-east-1")]).await;
+    soon("the table goes on", mirror.wait_for(revision)).await;
+    let kept = tokio::time::timeout(Duration::from_millis(100), mirror.persisted(revision)).await;
+    assert!(kept.is_err(), "it is another's to say");
+    assert!(matches!(mirror.take_back(), Err(LastGoodError::InUse { .. })));
+    site.stop(other).await;
+    mirror.take_back().unwrap();
+    soon("the disk", mirror.persisted(revision)).await;
+    site.commit(&mirror, vec![placement("c", 4, "us-west-2")]).await;
+    let before = shown(&mirror.table());
+    site.stop(mirror).await;
+    site.store.outage(true);
+    assert_eq!(shown(&site.start().await.table()), before);
+}
+
 /// At each acknowledged revision: what the disk holds at that very moment, read back by another start.
 async fn acknowledged_but_not_on_disk(early: bool) -> usize {
     let site = Site::new().await;
