@@ -118,9 +118,11 @@ fn write(lines: &Receiver<Line>, mut file: BufWriter<File>) {
             Err(RecvTimeoutError::Disconnected) => break,
         };
         dirty = true;
-        let written = serde_json::to_writer(&mut file, &line)
-            .map_err(std::io::Error::from)
-            .and_then(|()| file.write_all(b"\n"));
+        // In one piece: during an upgrade another process writes to the same file, and lines must not run into each other.
+        let written = serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut text| {
+            text.push(b'\n');
+            file.write_all(&text)
+        });
         if let Err(error) = written {
             tracing::error!(%error, "the access log can't be written");
         }
