@@ -3,7 +3,7 @@
 //! Traffic runs on a runtime of its own; everything else (registry, proofs, doors) on another one, which is there before the
 //! first request and after the last.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
@@ -16,7 +16,6 @@ use domicile_model::{BootId, Role};
 use domicile_router_core::inflight::Inflight;
 use domicile_router_core::pass::PassKey;
 use domicile_router_core::proofs::ProofBook;
-use domicile_router_core::witness::WitnessBook;
 use domicile_store::Store;
 use domicile_store_etcd::EtcdStore;
 use domicile_store_file::FileStore;
@@ -37,6 +36,9 @@ use crate::stop;
 use crate::tls::guard::Guard;
 use crate::tls::peers::{PeerName, Peers};
 use crate::tls::{self, Keys, Tls};
+use crate::upgrade::duties::{Duties, witness_book};
+use crate::upgrade::follow::{Running, greet};
+use crate::upgrade::{Sockets, leave};
 
 /// How long the first table is waited for, where certificates are to be read.
 const FIRST_TABLE: Duration = Duration::from_secs(2);
@@ -81,6 +83,9 @@ pub enum BuildError {
     /// The last-good file can't be used.
     #[error("--state: {0}")]
     LastGood(#[from] domicile_mirror::LastGoodError),
+    /// The running router's place can't be taken. It goes on.
+    #[error("--upgrade: {0}")]
+    Upgrade(String),
     /// Something that only a mistake of ours, or a machine out of threads, explains.
     #[error("the router can't start: {0}")]
     Machine(String),
@@ -90,9 +95,9 @@ pub enum BuildError {
 pub struct App {
     shared: Arc<Shared>,
     runtime: Runtime,
-    listeners: Vec<(TcpListener, Door)>,
-    admin: TcpListener,
-    peer: Option<TcpListener>,
+    sockets: Sockets,
+    /// The process whose place this one takes.
+    running: Option<Running>,
     log: Option<JoinHandle<()>>,
 }
 
@@ -102,27 +107,12 @@ impl std::fmt::Debug for App {
     }
 }
 
-fn bind(option: &'static str, address: SocketAddr) -> Result<TcpListener, BuildError> {
-    let error = |source| BuildError::Bind { option, address, source };
-    let listener = TcpListener::bind(address).map_err(error)?;
-    listener.set_nonblocking(true).map_err(error)?;
-    Ok(listener)
-}
-
 /// Puts a router together: opens its files, binds its doors, begins to follow the registry.
 ///
 /// # Errors
 /// What can't be had, and where.
 pub fn build(config: Config) -> Result<App, BuildError> {
-    let mut listeners = Vec::new();
-    if let Some(address) = config.listen {
-        listeners.push((bind("listen", address)?, Door::Http));
-    }
-    if let Some(address) = config.listen_tls {
-        listeners.push((bind("listen-tls", address)?, Door::Https));
-    }
-    let admin = bind("admin", config.admin)?;
-    let peer = config.peer.map(|p| bind("peer", p)).transpose()?;
+    let bound = if config.upgrade { None } else { Some(Sockets::bind(&config)?) };
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -130,6 +120,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         .enable_all()
         .build()
         .map_err(|e| machine(&e))?;
+    let mut running = config.upgrade.then(|| runtime.block_on(greet(&config))).transpose()?;
     let clock = Clock::Machine;
     if let Some(dir) = &config.state {
         std::fs::create_dir_all(dir).map_err(|source| BuildError::File {
@@ -171,11 +162,14 @@ pub fn build(config: Config) -> Result<App, BuildError> {
             (Arc::new(store), Proofs::Book(ArcSwap::from_pointee(ProofBook::new())))
         }
     };
+    // From here on it needs what a running process has; that goes on without, so this comes last.
+    let sockets = match (bound, &mut running) {
+        (Some(sockets), _) => sockets,
+        (None, Some(running)) => runtime.block_on(running.take(&config))?,
+        (None, None) => return Err(BuildError::Upgrade("no running router was asked".into())),
+    };
     let witness = match (&proofs, &config.peer) {
-        (Proofs::Book(_), Some(_)) => Some(std::sync::Mutex::new(match &config.state {
-            Some(dir) => WitnessBook::open(&dir.join("witness.jsonl"), clock.now())?,
-            None => WitnessBook::forgetful(clock.now()),
-        })),
+        (Proofs::Book(_), Some(_)) => Some(std::sync::Mutex::new(witness_book(&config, clock.now())?)),
         _ => None,
     };
     let mirror = {
@@ -222,9 +216,10 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         lease: std::sync::Mutex::new(None),
         last_said: AtomicU64::new(0),
         draining: AtomicBool::new(false),
+        upgrade: crate::upgrade::State::default(),
         config,
     });
-    Ok(App { shared, runtime, listeners, admin, peer, log: log_thread })
+    Ok(App { shared, runtime, sockets, running, log: log_thread })
 }
 
 /// Reads all certificates and keys; all that is wrong with them at once.
@@ -246,7 +241,7 @@ fn keys(config: &Config, guard: &Guard) -> Result<Keys, BuildError> {
 /// # Errors
 /// When a door can't be opened after all.
 pub fn run(app: App) -> Result<(), BuildError> {
-    let App { shared, runtime, listeners, admin, peer, log } = app;
+    let App { shared, runtime, sockets, mut running, log } = app;
     let machine = |e: &dyn std::fmt::Display| BuildError::Machine(e.to_string());
     // Traffic has threads of its own: however much of it there is, proofs and acknowledgements are in time.
     let traffic = tokio::runtime::Builder::new_multi_thread()
@@ -255,15 +250,22 @@ pub fn run(app: App) -> Result<(), BuildError> {
         .enable_all()
         .build()
         .map_err(|e| machine(&e))?;
-    open_doors(&shared, &runtime, admin, peer).map_err(|e| machine(&e))?;
-    let acks = start_loops(&shared, &runtime).map_err(|e| machine(&e))?;
-    let front = Front::new(shared.clone());
-    {
-        let _here = traffic.enter();
-        for (listener, door) in listeners {
-            front.open(tokio::net::TcpListener::from_std(listener).map_err(|e| machine(&e))?, door);
-        }
+    let duties = Arc::new(Duties::new(shared.clone()));
+    start_loops(&shared, &runtime, &duties).map_err(|e| machine(&e))?;
+    if let Some(running) = &mut running {
+        runtime.block_on(running.ready(&shared))?;
     }
+    open_doors(&shared, &runtime, &sockets).map_err(|e| machine(&e))?;
+    let front = Front::new(shared.clone());
+    open_front(&front, &traffic, &sockets).map_err(|e| machine(&e))?;
+    if matches!(shared.config.registry, Registry::Etcd(_)) {
+        let _here = runtime.enter();
+        duties.acknowledge();
+    }
+    if let Some(running) = running {
+        runtime.spawn(running.follow(shared.clone()));
+    }
+    hear_of_upgrades(&shared, &runtime, &duties, sockets).map_err(|e| machine(&e))?;
     tracing::info!(
         role = ?shared.config.role,
         id = %shared.config.id,
@@ -277,9 +279,13 @@ pub fn run(app: App) -> Result<(), BuildError> {
     drop(front);
     traffic.shutdown_timeout(Duration::from_secs(1));
 
-    if let Some(acks) = acks {
-        acks.abort();
+    // Of one that has left, nothing stands there any more but what the other one said.
+    if runtime.block_on(duties.end()) {
         runtime.block_on(loops::acks::leave(&shared));
+    }
+    drop(duties);
+    if let Some(path) = shared.config.upgrade_socket.as_ref().filter(|_| !shared.upgrade.is_passed_on()) {
+        let _ = std::fs::remove_file(path);
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
     // The last handle of the log is gone with the shared state; then its thread writes the rest and ends.
@@ -290,29 +296,41 @@ pub fn run(app: App) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn open_doors(
-    shared: &Arc<Shared>,
-    runtime: &Runtime,
-    admin: TcpListener,
-    peer: Option<TcpListener>,
-) -> std::io::Result<()> {
+fn open_doors(shared: &Arc<Shared>, runtime: &Runtime, sockets: &Sockets) -> std::io::Result<()> {
     let _here = runtime.enter();
-    let admin = tokio::net::TcpListener::from_std(admin)?;
-    let doors = doors::admin::router(shared.clone());
-    runtime.spawn(async move { axum::serve(admin, doors).await });
-    if let Some(peer) = peer {
-        let peer = tokio::net::TcpListener::from_std(peer)?;
-        let doors = doors::peer::router(shared.clone());
-        runtime.spawn(async move { axum::serve(peer, doors).await });
+    doors::open(shared.clone(), sockets.admin.try_clone()?, doors::admin::router(shared.clone()))?;
+    if let Some(peer) = &sockets.peer {
+        doors::open(shared.clone(), peer.try_clone()?, doors::peer::router(shared.clone()))?;
     }
     Ok(())
 }
 
-/// Starts them; the handle is that of the acknowledgements, if there are any.
-fn start_loops(
+fn open_front(front: &Front, traffic: &Runtime, sockets: &Sockets) -> std::io::Result<()> {
+    let _here = traffic.enter();
+    for (listener, door) in [(&sockets.listen, Door::Http), (&sockets.listen_tls, Door::Https)] {
+        if let Some(listener) = listener {
+            front.open(tokio::net::TcpListener::from_std(listener.try_clone()?)?, door);
+        }
+    }
+    Ok(())
+}
+
+/// Without a place where it is heard of, the sockets are needed no more.
+fn hear_of_upgrades(
     shared: &Arc<Shared>,
     runtime: &Runtime,
-) -> Result<Option<tokio::task::JoinHandle<()>>, reqwest::Error> {
+    duties: &Arc<Duties>,
+    sockets: Sockets,
+) -> std::io::Result<()> {
+    let _here = runtime.enter();
+    let Some(listener) = &sockets.upgrade else { return Ok(()) };
+    let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
+    runtime.spawn(leave::run(shared.clone(), duties.clone(), sockets, listener));
+    Ok(())
+}
+
+/// Starts all but the acknowledgements.
+fn start_loops(shared: &Arc<Shared>, runtime: &Runtime, duties: &Duties) -> Result<(), reqwest::Error> {
     let _here = runtime.enter();
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -329,15 +347,11 @@ fn start_loops(
     let splicing = shared.clone();
     runtime.spawn(async move { splicing.splices.run(&splicing.mirror).await });
     if matches!(shared.config.registry, Registry::Etcd(_)) {
-        let acks = runtime.spawn(loops::acks::run(shared.clone()));
         if shared.config.role == Role::Gate {
             runtime.spawn(loops::proofs::run(shared.clone()));
             runtime.spawn(loops::vouchers::run(shared.clone(), client));
         }
-        if shared.witness.is_some() {
-            runtime.spawn(loops::witness::run(shared.clone()));
-        }
-        return Ok(Some(acks));
+        duties.witness();
     }
-    Ok(None)
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! [`config`] says what it is told, [`app`] puts it together and runs it, [`serve`] is the way of a request,
 //! [`loops`] keep proofs, acknowledgements and the witness's memory up to date, [`doors`] are the admin and the peer
 //! listener, [`front`] takes connections, [`tls`] holds certificates,
-//! [`standing`] carries what stands open for long. Decisions are in `domicile-router-core`.
+//! [`standing`] carries what stands open for long, [`upgrade`] puts a new process in the place of a running one. Decisions are in `domicile-router-core`.
 
 pub mod access_log;
 pub mod app;
@@ -18,3 +18,4 @@ pub mod standing;
 pub mod state;
 pub mod stop;
 pub mod tls;
+pub mod upgrade;

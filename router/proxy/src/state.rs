@@ -23,6 +23,7 @@ use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
 use crate::standing::{Dial, Standing};
 use crate::tls::{Keys, Secure};
+use crate::upgrade;
 
 /// How a gate knows that it may answer.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ pub struct Shared {
     pub last_said: AtomicU64,
     /// Set when the router was told to stop.
     pub draining: AtomicBool,
+    /// What it knows of a change of processes.
+    pub upgrade: upgrade::State,
 }
 
 impl std::fmt::Debug for Shared {
@@ -184,7 +187,8 @@ impl Shared {
     /// Why it should get no traffic; none if it should.
     #[must_use]
     pub fn not_ready(&self) -> Option<&'static str> {
-        if self.is_draining() {
+        // Another process that is ready stands behind the same addresses.
+        if self.is_draining() && !self.upgrade.has_left() {
             Some("draining: the router was told to stop")
         } else if self.mirror.freshness().source == Source::None {
             Some("no table: neither the registry nor a last-good file was read yet")

@@ -25,7 +25,7 @@ pub async fn reload_when_told(shared: Arc<Shared>) {
 }
 
 /// Returns when the router has been told to stop and every connection is closed, or given up. SIGTERM drains, SIGINT
-/// (also as a second word) ends at once.
+/// (also as a second word) ends at once. One whose place another process has taken drains, too.
 pub async fn serve_until_told(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -35,6 +35,7 @@ pub async fn serve_until_told(shared: &Arc<Shared>, front: &Front, traffic: &Run
     tokio::select! {
         _ = int.recv() => return,
         _ = term.recv() => {}
+        () = shared.upgrade.leaves() => {}
     }
     tokio::select! {
         () = drain(shared, front, traffic) => {}
@@ -51,9 +52,11 @@ async fn again(int: &mut Signal) {
 async fn drain(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
     tracing::info!("told to stop: not ready from now on");
     shared.draining.store(true, Ordering::SeqCst);
-    // Load balancers look every so often, and connections come until then. Those that are open already learn it with
-    // their next answer.
-    pause(shared.config.drain).await;
+    if !shared.upgrade.has_left() {
+        // Load balancers look every so often, and connections come until then. Those that are open already learn it
+        // with their next answer.
+        pause(shared.config.drain).await;
+    }
     shared.stopping.send_replace(true);
     // What waits for a move goes on waiting: its hold ends before this does, or it would be cut anyway.
     let front = front.clone();

@@ -121,6 +121,15 @@ pub struct Given {
     /// Milliseconds between not being ready any more and closing the listener, when told to stop [default: 500]
     #[arg(long)]
     pub drain_ms: Option<u64>,
+    /// A unix socket at which this router can be taken over by a new process that is started with the same arguments and
+    /// `--upgrade`
+    #[arg(long, value_name = "PATH")]
+    pub upgrade_socket: Option<PathBuf>,
+    /// Takes the place of the router that runs at --upgrade-socket, without a failed request; the running one goes on if
+    /// this one can't
+    #[arg(long)]
+    #[serde(skip)]
+    pub upgrade: bool,
 }
 
 impl Given {
@@ -163,6 +172,8 @@ impl Given {
             idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
             linger_ms: self.linger_ms.or(other.linger_ms),
             drain_ms: self.drain_ms.or(other.drain_ms),
+            upgrade_socket: self.upgrade_socket.or(other.upgrade_socket),
+            upgrade: self.upgrade,
         }
     }
 }

@@ -87,6 +87,10 @@ pub struct Config {
     pub linger: Duration,
     /// Between not ready and closed.
     pub drain: Duration,
+    /// Where a new process asks for this one's place.
+    pub upgrade_socket: Option<PathBuf>,
+    /// Whether this process takes a running one's place.
+    pub upgrade: bool,
     /// Breaks the router on purpose, so that tests of safety can be seen to fail. No argument leads here.
     #[doc(hidden)]
     pub sabotage: Sabotage,
@@ -127,11 +131,13 @@ pub enum Sabotage {
     ClientsBelieved,
     /// A client may cut off as many requests of a connection as it likes.
     ResetsUncounted,
+    /// A process that took another one's place acknowledges for itself alone.
+    ForgetsTheOneBefore,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::HoldEndsByTime,
@@ -143,6 +149,7 @@ impl Sabotage {
         Self::DecryptsOutside,
         Self::ClientsBelieved,
         Self::ResetsUncounted,
+        Self::ForgetsTheOneBefore,
     ];
 }
 
@@ -268,6 +275,9 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     if peer.is_some() && given.peer_secret.is_none() {
         note("peer-secret", "whoever answers peers needs the secret that they share".into());
     }
+    if given.upgrade && given.upgrade_socket.is_none() {
+        note("upgrade", "say at which socket the running router is to be found: --upgrade-socket".into());
+    }
     let tls = tls::clients(&given, &mut note);
     let peers = tls::peers(&given, &mut note);
     let mut bounded = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
@@ -320,6 +330,8 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 max_connections: narrow(connections),
                 linger: Duration::from_millis(linger),
                 drain: Duration::from_millis(drain),
+                upgrade_socket: given.upgrade_socket,
+                upgrade: given.upgrade,
                 sabotage: Sabotage::None,
             })
         }

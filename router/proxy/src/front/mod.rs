@@ -119,6 +119,10 @@ impl Front {
                 Err(error) => self.lean_back(&error).await,
             }
         }
+        if self.shared.upgrade.has_left() {
+            // What waits in the queue is another process's by now.
+            return;
+        }
         // Whoever waits in the queue was told by nobody that this router stops: closing would reset them.
         while let Some(Ok((socket, from))) = listener.accept().now_or_never() {
             let Ok(permit) = self.room.clone().try_acquire_owned() else { return };

@@ -4,7 +4,6 @@
 //! Written only while the table is fresh and the own listener answers: a router that can't hear or can't serve must
 //! drop out of the list by itself.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 
+use crate::config::Sabotage;
 use crate::state::Shared;
+use crate::upgrade::{Before, Told};
 
 /// Between two renewals of the lease, and two repeats of what was said.
 const RENEW: Duration = Duration::from_secs(1);
@@ -32,11 +33,19 @@ const DISK: Duration = Duration::from_secs(2);
 
 /// What was said last, as far as somebody waits for it. The applied revision alone is not among it: every router's
 /// acknowledgement raises it, and answering those would never end.
-#[derive(Debug, Clone, PartialEq, Eq)]
 struct Said {
     world: World,
-    placements: Revision,
-    busy: BTreeSet<BusyCell>,
+    /// Of this process, and of the one before as long as that answers requests.
+    told: Told,
+    /// What must be on disk.
+    keep: Revision,
+}
+
+impl Said {
+    fn differs(&self, from: &Self) -> bool {
+        (&self.world, self.told.placements, &self.told.busy)
+            != (&from.world, from.told.placements, &from.told.busy)
+    }
 }
 
 /// Acknowledges for as long as the router lives.
@@ -74,29 +83,28 @@ async fn acknowledge(shared: &Shared, probes: &mut watch::Receiver<Option<BootTi
     let mut last: Option<(Said, BootTime)> = None;
     let mut failing = false;
     loop {
+        shared.upgrade.rested().await;
         tables.mark_unchanged();
         probes.mark_unchanged();
         let probed = *probes.borrow();
         let alive = alive(shared, probed);
-        let mut table = shared.table();
-        if let Some(mut said) = said(shared, &table).filter(|_| alive) {
+        if let Some(mut said) = said(shared).filter(|_| alive) {
             let now = shared.now();
             let renew = last.as_ref().is_none_or(|(_, at)| now.since(*at) >= RENEW);
-            let mut changed = last.as_ref().is_none_or(|(old, _)| *old != said);
-            if changed && !said.busy.is_empty() {
+            let mut changed = last.as_ref().is_none_or(|(old, _)| said.differs(old));
+            if changed && !said.told.busy.is_empty() {
                 // Rung by the last request that ends; the table may have gone on as well.
                 let _ = tokio::time::timeout(SOON_IDLE, shared.idle.notified()).await;
-                table = shared.table();
-                if let Some(later) = self::said(shared, &table) {
+                if let Some(later) = self::said(shared) {
                     said = later;
-                    changed = last.as_ref().is_none_or(|(old, _)| *old != said);
+                    changed = last.as_ref().is_none_or(|(old, _)| said.differs(old));
                 }
             }
             // Acknowledged only once a start without the registry would know it, too.
             let kept = (renew || changed)
-                && tokio::time::timeout(DISK, shared.mirror.persisted(said.placements)).await.is_ok();
+                && tokio::time::timeout(DISK, shared.mirror.persisted(said.keep)).await.is_ok();
             if kept {
-                match write(shared, &table, &said).await {
+                match write(shared, &said).await {
                     Ok(()) => {
                         shared.metrics.acks.inc();
                         last = Some((said, now));
@@ -166,8 +174,18 @@ pub async fn leave(shared: &Shared) {
     }
 }
 
-/// What is to be said for this table. The table was loaded before; the counts are read now.
-fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
+/// What is to be said now; nothing while the process before this one still answers and does not say what.
+fn said(shared: &Shared) -> Option<Said> {
+    let (world, own) = own(shared, &shared.table())?;
+    let keep = own.placements;
+    let before = shared.upgrade.before.borrow();
+    let forgets = shared.config.sabotage == Sabotage::ForgetsTheOneBefore;
+    let before = if forgets { &Before::Gone } else { &*before };
+    Some(Said { world, told: before.and(own)?, keep })
+}
+
+/// What this process has to say for this table. The table was loaded before; the counts are read now.
+pub(crate) fn own(shared: &Shared, table: &RoutingTable) -> Option<(World, Told)> {
     let world = table.world()?.clone();
     let applied = table.applied();
     let moving: Vec<_> = table
@@ -185,7 +203,8 @@ fn said(shared: &Shared, table: &RoutingTable) -> Option<Said> {
         .collect();
     let placements =
         table.placements().map(|p| p.modified).filter(|m| *m <= applied).max().unwrap_or(Revision::ZERO);
-    Some(Said { world, placements, busy })
+    let told = Told { world: world.id, applied, placements, busy };
+    Some((world, told))
 }
 
 fn declared_destroyed(shared: &Shared) -> StoreError {
@@ -195,7 +214,7 @@ fn declared_destroyed(shared: &Shared) -> StoreError {
     ))
 }
 
-async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(), StoreError> {
+async fn write(shared: &Shared, said: &Said) -> Result<(), StoreError> {
     if super::witness::is_barred(shared) {
         return Err(declared_destroyed(shared));
     }
@@ -215,8 +234,8 @@ async fn write(shared: &Shared, table: &RoutingTable, said: &Said) -> Result<(),
         region: config.region.clone(),
         boot: shared.boot,
         world: said.world.id,
-        applied: table.applied(),
-        busy: said.busy.clone(),
+        applied: said.told.applied,
+        busy: said.told.busy.clone(),
         listen: config.traffic_address(),
     };
     let barred = Key::Barred(config.id.clone());

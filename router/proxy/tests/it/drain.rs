@@ -18,14 +18,14 @@ use crate::kit::{Fleet, HOST, Router, SOON, client, until_status};
 
 /// Clients that use a connection until they are told that it ends, and open the next one where a load balancer would:
 /// at the first router while that says it is ready.
-struct Load {
+pub(crate) struct Load {
     first: SocketAddr,
     second: SocketAddr,
     ready: AtomicBool,
-    stop: AtomicBool,
-    answered: AtomicUsize,
+    pub(crate) stop: AtomicBool,
+    pub(crate) answered: AtomicUsize,
     by_first: AtomicUsize,
-    failed: std::sync::Mutex<Vec<String>>,
+    pub(crate) failed: std::sync::Mutex<Vec<String>>,
 }
 
 enum Sender {
@@ -76,7 +76,19 @@ impl Sender {
 }
 
 impl Load {
-    async fn client(self: Arc<Self>, http2: bool) {
+    pub(crate) fn new(first: SocketAddr, second: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            first,
+            second,
+            ready: AtomicBool::new(true),
+            stop: AtomicBool::default(),
+            answered: AtomicUsize::default(),
+            by_first: AtomicUsize::default(),
+            failed: std::sync::Mutex::default(),
+        })
+    }
+
+    pub(crate) async fn client(self: Arc<Self>, http2: bool) {
         while !self.stop.load(Ordering::SeqCst) {
             let first = self.ready.load(Ordering::SeqCst);
             let at = if first { self.first } else { self.second };
@@ -126,15 +138,7 @@ async fn stopped_under_load(http2: bool) {
     let other = Router::start("other", fleet.dir.path(), &other).await;
     until_status(&edge, "/", 200).await;
     until_status(&other, "/", 200).await;
-    let load = Arc::new(Load {
-        first: edge.listen,
-        second: other.listen,
-        ready: AtomicBool::new(true),
-        stop: AtomicBool::default(),
-        answered: AtomicUsize::default(),
-        by_first: AtomicUsize::default(),
-        failed: std::sync::Mutex::default(),
-    });
+    let load = Load::new(edge.listen, other.listen);
     let mut tasks: Vec<_> = (0..16).map(|_| tokio::spawn(load.clone().client(http2))).collect();
     tasks.push(tokio::spawn(load.clone().watch(edge.admin)));
     let done = || load.answered.load(Ordering::SeqCst);

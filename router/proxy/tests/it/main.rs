@@ -30,4 +30,5 @@ mod streams;
 mod switches;
 mod tap;
 mod tls;
+mod upgrade;
 mod worlds;
