@@ -121,6 +121,10 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         .build()
         .map_err(|e| machine(&e))?;
     let mut running = config.upgrade.then(|| runtime.block_on(greet(&config))).transpose()?;
+    if running.is_some() {
+        // As far as it can be seen without the table, by which keys may be read.
+        keys(&config, &Guard::new(None, &config))?;
+    }
     let clock = Clock::Machine;
     if let Some(dir) = &config.state {
         std::fs::create_dir_all(dir).map_err(|source| BuildError::File {

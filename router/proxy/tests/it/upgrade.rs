@@ -123,6 +123,7 @@ async fn boot(router: &Router) -> Value {
 /// Upgrades in a row, under load.
 async fn upgraded_under_load(site: Site, http2: bool) {
     let old = site.start().await;
+    let hits = site.fleet.east.hits();
     let load = Load::new(old.listen, old.listen);
     let mut tasks: Vec<_> = (0..16).map(|_| tokio::spawn(load.clone().client(http2))).collect();
     let watched = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -162,6 +163,7 @@ async fn upgraded_under_load(site: Site, http2: bool) {
     }
     println!("{during} requests during {upgrades} upgrades, {} in all", done());
     assert_eq!(load.failed.lock().unwrap().clone(), Vec::<String>::new(), "of {} requests", done());
+    assert_eq!(site.fleet.east.hits() - hits, done(), "the application has seen each of them once");
     assert_eq!(watched.lock().unwrap().clone(), Vec::<String>::new(), "it was always ready");
     assert!(during >= 1_000, "{during} requests are too few to say anything");
     assert!(site.socket.exists(), "the next upgrade finds it");
