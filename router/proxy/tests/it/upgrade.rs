@@ -11,6 +11,7 @@ use domicile_model::Epoch;
 use domicile_router::config::Sabotage;
 use serde_json::{Value, json};
 
+use crate::authority::Authority;
 use crate::drain::Load;
 use crate::kit::{BIN, Fleet, HOST, Origin, Router, SOON, cell, client, region, until_status};
 
@@ -196,24 +197,61 @@ async fn a_gate_is_upgraded_and_clients_of_http_2_lose_nothing() {
     upgraded_under_load(Site::gate().await, true).await;
 }
 
-/// A client that others wrote, which counts every connection that breaks.
 #[tokio::test]
 async fn wrk_sees_nothing_of_an_upgrade() {
     let site = Site::gate().await;
     let old = site.start().await;
+    wrk(&site, &old, &old.url("/")).await;
+}
+
+/// In TLS, with certificates that the new process reads for itself.
+#[tokio::test]
+async fn wrk_sees_nothing_of_an_upgrade_in_tls() {
+    let mut site = Site::new("edge", "edge", "eu-west-1").await;
+    let _gate = site.fleet.gate("us-east-1").await;
+    let certs = site.fleet.dir.path().join("certs");
+    Authority::new(site.fleet.dir.path(), "ca").issue(&certs, "mercy", &[HOST], 2040);
+    let at = free_address().unwrap().to_string();
+    let certs = certs.display().to_string();
+    let tls = ["--listen-tls", &at, "--tls-certs", &certs, "--tls-default-name", HOST];
+    site.args.extend(tls.map(Into::into));
+    let old = site.start().await;
+    wrk(&site, &old, &format!("https://{at}/")).await;
+}
+
+/// A client that others wrote, which counts every connection that breaks, while the router is upgraded.
+async fn wrk(site: &Site, old: &Router, url: &str) {
     let host = format!("Host: {HOST}");
     let mut wrk = tokio::process::Command::new("wrk");
-    wrk.args(["-t1", "-c16", "-d8s", "-H", &host, &old.url("/")]);
+    wrk.args(["-t1", "-c16", "-d8s", "-H", &host, url]);
     let wrk = wrk.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let hits = site.fleet.east.hits();
     eventually(SOON, "it runs", || async { site.fleet.east.hits() > hits + 500 }).await.unwrap();
-    let _new = site.upgrade("second", &old).await;
+    let _new = site.upgrade("second", old).await;
     assert_eq!(old.process.wait(SOON).await.unwrap().code(), Some(0), "{}", old.process.tail());
     let said = String::from_utf8(wrk.wait_with_output().await.unwrap().stdout).unwrap();
     println!("{said}");
     let line = said.lines().find(|l| l.contains(" requests in ")).unwrap();
     let requests: usize = line.split_whitespace().next().unwrap().parse().unwrap();
     assert!(requests >= 1_000 && !said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+}
+
+/// What it knows stands on disk: a router that needed the registry for this could not be mended while that is away.
+#[tokio::test]
+async fn an_edge_is_upgraded_without_a_registry() {
+    let mut site = Site::new("edge", "edge", "eu-west-1").await;
+    let old = {
+        let _gate = site.fleet.gate("us-east-1").await;
+        site.start().await
+    };
+    let revision = site.fleet.placement().await.1;
+    site.fleet.acknowledged(&["edge"], revision).await;
+    site.fleet.etcd.kill(0);
+    let new = site.upgrade("second", &old).await;
+    assert_eq!(old.process.wait(SOON).await.unwrap().code(), Some(0), "{}", old.process.tail());
+    // The gate is gone as well: that it is looked for there is what the table on disk says.
+    assert_eq!(new.get(HOST, "/").await.unwrap().status(), 503);
+    assert!(new.admin(&format!("/routes?host={HOST}")).await.1.contains("us-east-1"));
 }
 
 #[tokio::test]
