@@ -73,6 +73,12 @@ impl Heard {
         None
     }
 
+    /// Whether all were there, and none could do it or say that it did not.
+    pub(crate) fn nobody_leads(&self) -> bool {
+        let could_not = |weight: Weight| matches!(weight, Weight::Refused | Weight::Uncertain);
+        self.poor.is_none() && !self.failed.is_empty() && self.failed.iter().all(|(w, _)| could_not(*w))
+    }
+
     /// Everybody was asked. None if nobody was there to be asked.
     pub(crate) fn end(mut self) -> Option<Verdict> {
         if let Some((age_ms, server, answer)) = self.poor.take() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use domicile_api::problem::Problem;
 use domicile_api::views::{AGE_MS, LEADER};
 use domicile_model::SecretRef;
+use domicile_model::clock::{Clock, pause};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +26,10 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// How long a read may take while another server can still be asked: longer than a server takes to find out that its
 /// registry is silent.
 const READ: Duration = Duration::from_secs(10);
+/// How long a start of a move is tried while nobody leads: longer than it takes another control plane to.
+const LEADERLESS: Duration = Duration::from_secs(15);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Most bytes of an answer that are read.
 const LIMIT: usize = 256 << 20;
 
@@ -186,14 +191,26 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Failure> {
+        let began = Clock::Machine.now();
+        let keyed = call.key.is_some();
         let mut heard = Heard::default();
         let mut verdict = None;
-        for (n, server) in self.living_first().await.into_iter().enumerate() {
-            let patience = if call.is_read() && n + 1 < self.servers.len() { READ } else { ANSWER };
-            verdict = heard.take(self.ask(server, &call, patience).await);
-            if verdict.is_some() {
+        loop {
+            let servers = if keyed { self.living().await } else { self.living_first().await };
+            for (n, server) in servers.into_iter().enumerate() {
+                let patience = if call.is_read() && n + 1 < self.servers.len() { READ } else { ANSWER };
+                verdict = heard.take(self.ask(server, &call, patience).await);
+                if verdict.is_some() {
+                    break;
+                }
+            }
+            // Soon somebody leads again, and the key makes it safe to ask. Until then a preview that was just shown holds.
+            let again = keyed && self.servers.len() > 1 && verdict.is_none() && heard.nobody_leads();
+            if !again || Clock::Machine.now().since(began) >= LEADERLESS {
                 break;
             }
+            pause(AGAIN).await;
+            heard = Heard::default();
         }
         let Some(verdict) = verdict.or_else(|| heard.end()) else {
             return Err(
@@ -227,6 +244,17 @@ impl Client {
             silent.push(server);
         }
         silent
+    }
+
+    /// The servers that say that they live, in their order; all of them if none does.
+    async fn living(&self) -> Vec<&String> {
+        if self.servers.len() < 2 {
+            return self.servers.iter().collect();
+        }
+        let all = futures::future::join_all(self.servers.iter().map(|server| self.lives(server))).await;
+        let living: Vec<_> =
+            self.servers.iter().zip(all).filter_map(|(s, lives)| lives.then_some(s)).collect();
+        if living.is_empty() { self.servers.iter().collect() } else { living }
     }
 
     /// Any answer at all will do: what it is worth is seen when it is asked.

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domicile_api::problem::Problem;
 use domicile_model::clock::pause;
-use domicile_store::lead::present_leader;
+use domicile_store::lead::{LeaderRecord, PresentLeader, present_leader};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::app::{App, Led};
@@ -62,12 +62,25 @@ async fn deposed(app: &App, led: &Led) {
     pause(LAST_WORDS).await;
 }
 
+/// Returns a little after this leader has ceased to be one, as the registry has it.
+async fn gone(app: &App, leader: &LeaderRecord) {
+    loop {
+        pause(LAST_WORDS).await;
+        match present_leader(&*app.store).await {
+            Ok(now) if now.as_ref().is_none_or(|now| now.record.nonce != leader.nonce) => break,
+            // It leads, or that can't be told.
+            _ => {}
+        }
+    }
+    pause(LAST_WORDS).await;
+}
+
 async fn pass_on(app: &App, request: Request) -> Result<Response, Refusal> {
     if request.headers().contains_key(FORWARDED_BY) {
         return Err(no_leader());
     }
-    let leader = present_leader(&*app.store).await?.map(|l| l.record);
-    let Some(leader) = leader.filter(|l| l.name != app.name) else { return Err(no_leader()) };
+    let present = present_leader(&*app.store).await?.filter(|l| l.record.name != app.name);
+    let Some(PresentLeader { record: leader, .. }) = present else { return Err(no_leader()) };
     let address = app.links.dial(leader.address);
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -88,8 +101,13 @@ async fn pass_on(app: &App, request: Request) -> Result<Response, Refusal> {
         .headers(headers)
         .body(body)
         .timeout(LEADER)
-        .send()
-        .await;
+        .send();
+    let asked = tokio::select! {
+        biased;
+        asked = asked => asked,
+        // A machine that was stopped takes connections and never answers; meanwhile another one leads.
+        () = gone(app, &leader) => return Err(silent(&leader.name)),
+    };
     let answer = asked.map_err(|e| lost(&leader.name, &e))?;
     let mut back = Response::builder().status(answer.status());
     for name in BACK {
@@ -137,6 +155,10 @@ fn lost(leader: &str, error: &reqwest::Error) -> Refusal {
         .hint("try again in a second: if it is gone another one takes over when its lease has run out")
         .into();
     }
+    silent(leader)
+}
+
+fn silent(leader: &str) -> Refusal {
     Problem::new(
         "leader-silent",
         "Outcome unknown",

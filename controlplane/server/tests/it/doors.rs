@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use domicile_chaos_kit::wait::eventually;
 use domicile_server::Limits;
+use domicile_store::lead::LeaderRecord;
+use domicile_store::{Key, Store, Txn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -99,5 +101,38 @@ async fn a_leader_that_is_deposed_answers_what_it_has_begun() {
         "{said}"
     );
     store.outage(false);
+    plane.stop().await;
+}
+
+/// A leader whose machine was stopped takes connections as ever. Whoever waits for it would wait until long after another
+/// one leads.
+#[tokio::test]
+async fn a_leader_that_is_silent_is_waited_for_only_while_it_leads() {
+    let store = registry();
+    let stopped = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let record = LeaderRecord {
+        name: "stopped".into(),
+        address: stopped.local_addr().unwrap(),
+        nonce: uuid::Uuid::from_u128(7),
+    };
+    store.commit(Txn::bare().put(Key::Leader, &record)).await.unwrap();
+    let plane = Plane::start("two", store.clone()).await;
+    assert_eq!(plane.led().await, "stopped");
+    let body = serde_json::json!({"cell": "pool", "to": "us-west-2"});
+    let asked =
+        plane.send(reqwest::Method::POST, "/v1/moves", Some(&body), Some(TOKEN), &[("idempotency-key", "k")]);
+    let leaves = async {
+        let taken = stopped.accept().await.unwrap();
+        store.commit(Txn::bare().delete(Key::Leader)).await.unwrap();
+        taken
+    };
+    let both = async { tokio::join!(asked, leaves) };
+    let ((status, said), _taken) =
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("an answer");
+    assert_eq!(
+        (status, said["type"].as_str().unwrap().rsplit('/').next()),
+        (504, Some("leader-silent")),
+        "{said}"
+    );
     plane.stop().await;
 }
