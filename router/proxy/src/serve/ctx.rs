@@ -1,6 +1,7 @@
 //! What is remembered of a request on its way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_model::clock::BootTime;
 use domicile_model::{CellId, Epoch, RegionId, TenantId};
@@ -11,6 +12,12 @@ use domicile_router_core::inflight::Counted;
 use crate::front::connection::Connection;
 use crate::hold::Released;
 use crate::tls::Secure;
+
+/// How long a connection may take where the region has another address to ask.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long the last address has: a beginning that was lost, or that met a full queue, is sent again after one second
+/// (RFC 6298, section 2.1), and after two more if that is lost as well. Less would refuse a request for each.
+const CONNECT_LAST: Duration = Duration::from_millis(3_500);
 
 /// A request on its way.
 #[derive(Debug)]
@@ -40,7 +47,7 @@ pub struct Ctx {
     /// Whether it waited here.
     pub held: bool,
     /// For how long, in all.
-    pub hold: std::time::Duration,
+    pub hold: Duration,
     /// Where it goes.
     pub route: Option<Route>,
     /// The address that is tried.
@@ -88,7 +95,7 @@ impl Ctx {
             unrepeatable: false,
             grpc: false,
             held: false,
-            hold: std::time::Duration::ZERO,
+            hold: Duration::ZERO,
             route: None,
             address: 0,
             follows: 0,
@@ -110,6 +117,13 @@ impl Ctx {
     #[must_use]
     pub fn secure(&self) -> Option<&Secure> {
         self.connection.as_ref()?.secure.as_ref()
+    }
+
+    /// How long a connection to the address that is tried may take, with its handshakes: nothing was sent yet.
+    #[must_use]
+    pub fn connect_within(&self) -> Duration {
+        let more = self.route.as_ref().is_some_and(|r| self.address + 1 < r.addresses.len());
+        if more { CONNECT } else { CONNECT_LAST }
     }
 
     /// Whether it goes to the application itself.

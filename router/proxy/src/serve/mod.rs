@@ -31,8 +31,6 @@ pub const PROBE_PATH: &str = "/.domicile/probe";
 /// The header with the probe's token.
 pub const PROBE_HEADER: &str = "domicile-probe";
 
-/// How long a connection may take: nothing was sent yet, and the region's next address may answer.
-const CONNECT: Duration = Duration::from_millis(1_000);
 /// How long an idle connection to the next server is kept: shorter than any server's own patience (Pingora's is a
 /// minute), or a request meets a closing connection.
 const IDLE: Duration = Duration::from_secs(20);
@@ -275,8 +273,8 @@ impl ProxyHttp for Router {
             }
         };
         let patience = self.shared.config.upstream_timeout;
-        peer.options.connection_timeout = Some(CONNECT);
-        peer.options.total_connection_timeout = Some(CONNECT);
+        peer.options.connection_timeout = Some(ctx.connect_within());
+        peer.options.total_connection_timeout = Some(ctx.connect_within());
         peer.options.idle_timeout = Some(IDLE);
         peer.options.write_timeout = Some(patience);
         // A tunnel may be silent for longer than an answer, and so may a call that streams.

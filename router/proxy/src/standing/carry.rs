@@ -121,13 +121,15 @@ impl Carried<'_> {
             heads::send_on(shared, self.ctx, &mut request, Router::client(session))
                 .map_err(|_| Cause::Internal)?;
             let request = head::request(&request, self.kind, outgoing).ok_or(Cause::BadRequest)?;
-            let kind = self.kind;
+            let (kind, within) = (self.kind, self.ctx.connect_within());
             let sent = async {
                 match kind {
-                    Kind::Grpc => shared.dial.shared(&next, terms.as_deref(), request).await,
-                    Kind::WebSocket | Kind::EventStream => {
-                        shared.dial.alone(&next, terms.as_deref(), request).await.map(|sent| (sent, None))
-                    }
+                    Kind::Grpc => shared.dial.shared(&next, terms.as_deref(), within, request).await,
+                    Kind::WebSocket | Kind::EventStream => shared
+                        .dial
+                        .alone(&next, terms.as_deref(), within, request)
+                        .await
+                        .map(|sent| (sent, None)),
                 }
             };
             let (sent, upload) = self.upload_while(shared, session, sent, upload).await?;

@@ -21,8 +21,6 @@ use crate::tls::peers::PeerTerms;
 /// What a client sends, piece by piece. An error in it resets the stream.
 pub(super) type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
 
-/// How long a connection may take, as for every other request.
-const CONNECT: Duration = Duration::from_secs(1);
 /// A silent connection is asked after this whether it is there…
 const ASK: Duration = Duration::from_secs(15);
 /// …and counts as broken when it does not answer within that.
@@ -83,7 +81,7 @@ pub struct Dial {
 }
 
 impl Dial {
-    /// Sends a request over a connection of its own.
+    /// Sends a request over a connection of its own, which is open within a time.
     ///
     /// # Errors
     /// `Ok(Err(_))`: it was sent, perhaps; `Err(_)`: nothing was sent.
@@ -91,9 +89,10 @@ impl Dial {
         &self,
         next: &Next,
         terms: Option<&PeerTerms>,
+        within: Duration,
         request: http::Request<Outgoing>,
     ) -> io::Result<hyper::Result<http::Response<Incoming>>> {
-        let (mut sender, connection) = bounded(async {
+        let (mut sender, connection) = bounded(within, async {
             let transport = TokioIo::new(connect(next, terms, false).await?);
             http1::handshake(transport).await.map_err(io::Error::other)
         })
@@ -104,7 +103,7 @@ impl Dial {
         Ok(sender.send_request(request).await)
     }
 
-    /// Sends a request over a connection that calls to this server share.
+    /// Sends a request over a connection that calls to this server share; a new one is open within a time.
     ///
     /// # Errors
     /// As [`Dial::alone`].
@@ -112,13 +111,14 @@ impl Dial {
         &self,
         next: &Next,
         terms: Option<&PeerTerms>,
+        within: Duration,
         mut request: http::Request<Outgoing>,
     ) -> io::Result<Sent> {
         loop {
             let (mut sender, place, fresh) = match self.known(next) {
                 Some((sender, place)) => (sender, place, false),
                 None => {
-                    let (sender, place) = self.open(next, terms).await?;
+                    let (sender, place) = self.open(next, terms, within).await?;
                     (sender, place, true)
                 }
             };
@@ -147,8 +147,9 @@ impl Dial {
         &self,
         next: &Next,
         terms: Option<&PeerTerms>,
+        within: Duration,
     ) -> io::Result<(http2::SendRequest<Outgoing>, Place)> {
-        let (sender, connection) = bounded(async {
+        let (sender, connection) = bounded(within, async {
             let transport = TokioIo::new(connect(next, terms, true).await?);
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).keep_alive_interval(ASK).keep_alive_timeout(ANSWER);
@@ -178,8 +179,8 @@ impl Dial {
     }
 }
 
-async fn bounded<T>(what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(CONNECT, what).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn bounded<T>(within: Duration, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(within, what).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn connect(next: &Next, terms: Option<&PeerTerms>, calls: bool) -> io::Result<Box<dyn Transport>> {

@@ -65,7 +65,7 @@ async fn a_call_that_is_never_answered_ends_before_the_hold_does() {
     let acknowledged = clock.now().since(from);
     assert!(ended >= Duration::from_secs(6), "it had its time: {ended:?}");
     assert!(acknowledged < Duration::from_secs(8), "the move has time left: {acknowledged:?}");
-    assert!(s.counted(r#"domicile_router_streams{kind="grpc"} 0"#).await);
+    s.edge.counts(r#"domicile_router_streams{kind="grpc"} 0"#).await;
 }
 
 #[tokio::test]
@@ -134,5 +134,5 @@ async fn calls_that_one_client_cuts_off_end_nobody_elses() {
     let held = s.fleet.hold(20_000).await;
     watch.says("ended UNAVAILABLE").await;
     s.acknowledged(held).await;
-    assert!(s.counted(r#"domicile_router_streams_ended_total{kind="grpc",why="moved"} 1"#).await);
+    s.one_ended("grpc").await;
 }

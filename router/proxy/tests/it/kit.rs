@@ -119,6 +119,14 @@ impl Router {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    /// Waits until this stands in its numbers: what a client has seen is counted a moment later.
+    pub(crate) async fn counts(&self, line: &str) {
+        let there = eventually(SOON, line, || async { self.admin("/metrics").await.1.contains(line) }).await;
+        if let Err(error) = there {
+            panic!("{error}\n{}", self.admin("/metrics").await.1);
+        }
+    }
+
     /// The most memory that it has ever had resident, in KiB.
     pub(crate) fn peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();

@@ -44,7 +44,11 @@ struct App {
 
 impl Origin {
     pub(crate) async fn start(name: &'static str) -> Self {
-        let listener = tokio::net::TcpListener::bind(free_address().unwrap()).await.unwrap();
+        Self::on(name, tokio::net::TcpListener::bind(free_address().unwrap()).await.unwrap())
+    }
+
+    /// Takes what waits at this listener, and what comes.
+    pub(crate) fn on(name: &'static str, listener: tokio::net::TcpListener) -> Self {
         let addr = listener.local_addr().unwrap();
         let (hits, seen) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<http::HeaderMap>>>::default());
         let (open, rung) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
