@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use domicile_mirror::{Mirror, RoutingTable, Source};
 use domicile_model::clock::{BootTime, Clock};
 use domicile_model::{BootId, CellId, Epoch, FenceConstants, Role};
+use domicile_router_core::admit::Route;
 use domicile_router_core::inflight::Inflight;
 use domicile_router_core::pass::PassKey;
 use domicile_router_core::proofs::ProofBook;
@@ -135,6 +136,13 @@ impl Shared {
                 book.load().answers(cell, epoch, known, self.now()) || self.stands(cell, epoch)
             }
         }
+    }
+
+    /// Whether an admitted request may be sent now. What goes to the application needs the proof, and a table that knows
+    /// no newer epoch.
+    #[must_use]
+    pub fn sends(&self, cell: &CellId, route: &Route) -> bool {
+        !route.local || (self.admits(cell, route.epoch) && self.answers(cell, route.epoch))
     }
 
     /// Whether this gate goes on for (cell, epoch) without a proof, because availability comes first there.

@@ -113,6 +113,8 @@ pub enum Sabotage {
     None,
     /// A gate lets answers out without looking at its proof again.
     AnswersUnchecked,
+    /// A gate sends what it admitted without looking at its proof again, however long the connection took.
+    SendsUnchecked,
     /// A request that has waited as long as it may goes on to the region that is being left.
     HoldEndsByTime,
     /// Residency policies are not looked at.
@@ -137,9 +139,10 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::None,
         Self::AnswersUnchecked,
+        Self::SendsUnchecked,
         Self::HoldEndsByTime,
         Self::ResidencyUnchecked,
         Self::FollowsDownwards,

@@ -248,9 +248,8 @@ impl ProxyHttp for Router {
         let (Some(route), Some(cell)) = (&ctx.route, &ctx.cell) else {
             return Err(Self::refuse(ctx, Cause::Internal));
         };
-        // Time may have passed since it was admitted: a connection that took long, a second try. The second question
-        // also asks whether the table knows a newer epoch by now.
-        if route.local && !(self.shared.admits(cell, route.epoch) && self.shared.answers(cell, route.epoch)) {
+        // Time may have passed since it was admitted: a second try.
+        if !self.shared.sends(cell, route) {
             return Err(Self::refuse(ctx, Cause::NoProof));
         }
         let Some(address) = route.addresses.get(ctx.address).copied() else {
@@ -292,6 +291,13 @@ impl ProxyHttp for Router {
         head: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        // The connection may have taken longer than the proof was good for.
+        if let (Some(cell), Some(route)) = (&ctx.cell, &ctx.route)
+            && self.shared.config.sabotage != Sabotage::SendsUnchecked
+            && !self.shared.sends(cell, route)
+        {
+            return Err(Self::refuse(ctx, Cause::NoProof));
+        }
         head::send_on(&self.shared, ctx, head, Self::client(session))
     }
 

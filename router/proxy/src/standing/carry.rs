@@ -20,7 +20,7 @@ use pingora_proxy::Session;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::dial::{Next, Outgoing, Place};
+use super::dial::{Ask, Next, Outgoing, Place};
 pub use super::goodbye::Why;
 use super::{Stands, head};
 use crate::config::Sabotage;
@@ -122,14 +122,20 @@ impl Carried<'_> {
                 .map_err(|_| Cause::Internal)?;
             let request = head::request(&request, self.kind, outgoing).ok_or(Cause::BadRequest)?;
             let (kind, within) = (self.kind, self.ctx.connect_within());
+            let (cell, route) = (self.ctx.cell.clone(), self.ctx.route.clone());
+            let may = || match (&cell, &route) {
+                (Some(cell), Some(route)) => {
+                    shared.config.sabotage == Sabotage::SendsUnchecked || shared.sends(cell, route)
+                }
+                _ => false,
+            };
             let sent = async {
+                let ask = Ask { next: &next, terms: terms.as_deref(), within, may: &may };
                 match kind {
-                    Kind::Grpc => shared.dial.shared(&next, terms.as_deref(), within, request).await,
-                    Kind::WebSocket | Kind::EventStream => shared
-                        .dial
-                        .alone(&next, terms.as_deref(), within, request)
-                        .await
-                        .map(|sent| (sent, None)),
+                    Kind::Grpc => shared.dial.shared(ask, request).await,
+                    Kind::WebSocket | Kind::EventStream => {
+                        shared.dial.alone(ask, request).await.map(|sent| (sent, None))
+                    }
                 }
             };
             let (sent, upload) = self.upload_while(shared, session, sent, upload).await?;
@@ -139,6 +145,7 @@ impl Carried<'_> {
                     answer
                 }
                 Ok((Err(_), _)) => return Err(Cause::UpstreamBroken),
+                Err(_) if !may() => return Err(Cause::NoProof),
                 Err(error) => {
                     // Nothing was sent, so the region's next address may have it. Never another region's.
                     tracing::debug!(%error, address = %next.address, "no connection");
@@ -165,7 +172,7 @@ impl Carried<'_> {
         let (Some(route), Some(cell)) = (&self.ctx.route, &self.ctx.cell) else {
             return Err(Cause::Internal);
         };
-        if route.local && !(shared.admits(cell, route.epoch) && shared.answers(cell, route.epoch)) {
+        if !shared.sends(cell, route) {
             return Err(Cause::NoProof);
         }
         let address = route.addresses.get(self.ctx.address).copied().ok_or(Cause::Unreachable)?;

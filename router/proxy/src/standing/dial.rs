@@ -31,7 +31,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// The next server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Next {
+pub(super) struct Next {
     /// Its address, as seen from here.
     pub address: SocketAddr,
     /// The name that its certificate must have, with the generation of the own one; in the clear without.
@@ -74,6 +74,24 @@ impl Drop for Place {
 /// What became of a request that was sent, and its place on the connection.
 pub(super) type Sent = (hyper::Result<http::Response<Incoming>>, Option<Place>);
 
+/// How a server is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) next: &'a Next,
+    /// How TLS is spoken with it; none in the clear.
+    pub(super) terms: Option<&'a PeerTerms>,
+    /// How long a new connection may take.
+    pub(super) within: Duration,
+    /// Whether the request may still be sent, now that the connection is there.
+    pub(super) may: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Ask<'_> {
+    fn check(&self) -> io::Result<()> {
+        if (self.may)() { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
 /// Connections.
 #[derive(Debug, Default)]
 pub struct Dial {
@@ -81,47 +99,45 @@ pub struct Dial {
 }
 
 impl Dial {
-    /// Sends a request over a connection of its own, which is open within a time.
+    /// Sends a request over a connection of its own.
     ///
     /// # Errors
     /// `Ok(Err(_))`: it was sent, perhaps; `Err(_)`: nothing was sent.
-    pub async fn alone(
+    pub(super) async fn alone(
         &self,
-        next: &Next,
-        terms: Option<&PeerTerms>,
-        within: Duration,
+        ask: Ask<'_>,
         request: http::Request<Outgoing>,
     ) -> io::Result<hyper::Result<http::Response<Incoming>>> {
-        let (mut sender, connection) = bounded(within, async {
-            let transport = TokioIo::new(connect(next, terms, false).await?);
+        let (mut sender, connection) = bounded(ask.within, async {
+            let transport = TokioIo::new(connect(ask, false).await?);
             http1::handshake(transport).await.map_err(io::Error::other)
         })
         .await?;
         tokio::spawn(async move {
             let _ = connection.with_upgrades().await;
         });
+        ask.check()?;
         Ok(sender.send_request(request).await)
     }
 
-    /// Sends a request over a connection that calls to this server share; a new one is open within a time.
+    /// Sends a request over a connection that calls to this server share.
     ///
     /// # Errors
     /// As [`Dial::alone`].
     pub(super) async fn shared(
         &self,
-        next: &Next,
-        terms: Option<&PeerTerms>,
-        within: Duration,
+        ask: Ask<'_>,
         mut request: http::Request<Outgoing>,
     ) -> io::Result<Sent> {
         loop {
-            let (mut sender, place, fresh) = match self.known(next) {
+            let (mut sender, place, fresh) = match self.known(ask.next) {
                 Some((sender, place)) => (sender, place, false),
                 None => {
-                    let (sender, place) = self.open(next, terms, within).await?;
+                    let (sender, place) = self.open(ask).await?;
                     (sender, place, true)
                 }
             };
+            ask.check()?;
             match sender.try_send_request(request).await {
                 Ok(answer) => return Ok((Ok(answer), Some(place))),
                 Err(mut error) => match error.take_message() {
@@ -143,14 +159,9 @@ impl Dial {
             .find_map(|l| Some((l.sender.clone(), l.take()?)))
     }
 
-    async fn open(
-        &self,
-        next: &Next,
-        terms: Option<&PeerTerms>,
-        within: Duration,
-    ) -> io::Result<(http2::SendRequest<Outgoing>, Place)> {
-        let (sender, connection) = bounded(within, async {
-            let transport = TokioIo::new(connect(next, terms, true).await?);
+    async fn open(&self, ask: Ask<'_>) -> io::Result<(http2::SendRequest<Outgoing>, Place)> {
+        let (sender, connection) = bounded(ask.within, async {
+            let transport = TokioIo::new(connect(ask, true).await?);
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).keep_alive_interval(ASK).keep_alive_timeout(ANSWER);
             builder.keep_alive_while_idle(true).max_header_list_size(64 << 10);
@@ -170,7 +181,7 @@ impl Dial {
             all.retain(|line| !line.sender.is_closed());
         }
         lines.retain(|_, all| !all.is_empty());
-        lines.entry(next.clone()).or_default().push(Line { sender: sender.clone(), calls });
+        lines.entry(ask.next.clone()).or_default().push(Line { sender: sender.clone(), calls });
         Ok((sender, place))
     }
 
@@ -183,7 +194,8 @@ async fn bounded<T>(within: Duration, what: impl Future<Output = io::Result<T>>)
     tokio::time::timeout(within, what).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn connect(next: &Next, terms: Option<&PeerTerms>, calls: bool) -> io::Result<Box<dyn Transport>> {
+async fn connect(ask: Ask<'_>, calls: bool) -> io::Result<Box<dyn Transport>> {
+    let Ask { next, terms, .. } = ask;
     let socket = TcpStream::connect(next.address).await?;
     socket.set_nodelay(true)?;
     let Some((name, _)) = &next.name else { return Ok(Box::new(socket)) };

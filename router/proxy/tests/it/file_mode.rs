@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kit::{Origin, Router, SOON, client};
 
-fn regions(dir: &Path, east: &Origin, west: &Origin, primary: &str) -> PathBuf {
+pub(crate) fn regions(dir: &Path, east: &Origin, west: &Origin, primary: &str) -> PathBuf {
     let dr = if primary == "us-east-1" { "us-west-2" } else { "us-east-1" };
     let text = format!(
         r#"
@@ -36,7 +36,7 @@ async fn start(dir: &Path) -> (Router, Origin, Origin) {
     (alone(dir).await, east, west)
 }
 
-async fn alone(dir: &Path) -> Router {
+pub(crate) async fn alone(dir: &Path) -> Router {
     let path = dir.join("regions.toml");
     let log = dir.join("access.log").display().to_string();
     let args =
@@ -169,54 +169,6 @@ async fn a_region_that_does_not_answer_is_a_503_and_the_next_address_is_tried() 
     .await
     .unwrap();
     assert_eq!(west.hits(), 0, "never another region");
-}
-
-/// Connections that are opened to this address, as the kernel sees them: their SYN was not answered yet.
-fn opening(to: std::net::SocketAddr) -> usize {
-    const SYN_SENT: &str = "02";
-    let (std::net::IpAddr::V4(ip), port) = (to.ip(), to.port()) else { panic!("{to}") };
-    let to = format!("{:08X}:{port:04X}", u32::from(ip).swap_bytes());
-    let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let fields = all.lines().map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>());
-    fields.filter(|fields| fields[..] == [to.as_str(), SYN_SENT]).count()
-}
-
-/// An application that is asked by many at once takes no more for a moment, and the system does not say so: it drops what
-/// asks, which asks again after a second.
-#[tokio::test]
-async fn a_connection_that_is_taken_at_the_second_asking_is_waited_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let (east, west) = (Origin::start("east").await, Origin::start("west").await);
-    let path = regions(dir.path(), &east, &west, "us-east-1");
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind(domicile_chaos_kit::ports::free_address().unwrap()).unwrap();
-    let listener = socket.listen(1).unwrap();
-    let full = listener.local_addr().unwrap();
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace(&east.addr.to_string(), &full.to_string())).unwrap();
-    let router = alone(dir.path()).await;
-    let mut waiting = Vec::new();
-    while opening(full) == 0 {
-        let one = tokio::net::TcpStream::connect(full);
-        waiting.push(tokio::spawn(one));
-        eventually(SOON, "it is asked for", || async {
-            waiting.last().is_some_and(tokio::task::JoinHandle::is_finished) || opening(full) > 0
-        })
-        .await
-        .unwrap();
-    }
-    let ask = |accept: &'static str| {
-        let request = client().get(router.url("/")).header("host", "mercy.example.com");
-        tokio::spawn(request.header("accept", accept).send())
-    };
-    let before = opening(full);
-    let asked = [ask("*/*"), ask("text/event-stream")];
-    eventually(SOON, "both are kept waiting", || async { opening(full) == before + 2 }).await.unwrap();
-    let _app = Origin::on("east", listener);
-    for answer in asked {
-        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
-    }
-    assert_eq!(west.hits(), 0);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod peers;
 mod proofs;
 mod recorder;
 mod residency;
+mod slow_connect;
 mod slow_tls;
 mod smuggling_h2;
 mod splice;
