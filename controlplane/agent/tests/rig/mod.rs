@@ -207,8 +207,11 @@ impl Rig {
             let _ = task.await;
         }
         let dir = side.config.data_dir.clone();
+        // Its tasks end one by one; the last of them lets the next agent in.
+        let lock = side.config.state_dir().join("lock");
         eventually(Duration::from_secs(10), "the server died with its agent", || async {
-            postgres::processes(&dir).is_empty()
+            let free = std::fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_ok());
+            free && postgres::processes(&dir).is_empty()
         })
         .await
         .unwrap();
