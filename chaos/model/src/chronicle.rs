@@ -321,6 +321,7 @@ fn first_table(world: &World, regions: &[RegionId; 2], placement: &Placement) ->
         rpo_ms: Cell::DEFAULT_RPO_MS,
         ingress: BTreeMap::new(),
         application: regions.iter().map(|r| (r.clone(), vec![application])).collect(),
+        mllp: BTreeMap::new(),
         database: None,
     };
     let host = HostPattern::new("mercy.example.com").expect("a host");

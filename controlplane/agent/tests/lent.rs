@@ -74,6 +74,7 @@ impl Region1 {
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: std::collections::BTreeMap::new(),
             application: std::collections::BTreeMap::new(),
+            mllp: std::collections::BTreeMap::new(),
             database: None,
         };
         let placement = Placement {

@@ -51,6 +51,7 @@ impl Real {
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: Some(Database {
                 name: pair.spec.database.clone(),
                 user: "domicile".into(),

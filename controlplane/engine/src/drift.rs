@@ -182,6 +182,7 @@ pub(crate) mod tests {
             rpo_ms: 1,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: Some(Database {
                 name: "d".into(),
                 user: "u".into(),

@@ -144,6 +144,7 @@ mod tests {
             rpo_ms: 1,
             ingress: Default::default(),
             application: Default::default(),
+            mllp: Default::default(),
             database: None,
         }
     }

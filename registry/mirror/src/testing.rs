@@ -56,6 +56,7 @@ pub(crate) fn cell(id: &str, rpo_ms: u64) -> (Key, Vec<u8>) {
         rpo_ms,
         ingress: BTreeMap::from([(region_id("us-west-2"), vec!["10.9.9.9:1".parse().unwrap()])]),
         application: BTreeMap::from([(region_id("us-east-1"), vec!["10.8.8.8:1".parse().unwrap()])]),
+        mllp: BTreeMap::from([(region_id("us-east-1"), vec!["10.7.7.7:1".parse().unwrap()])]),
         database: None,
     };
     (Key::Cell(id), encode(&cell))

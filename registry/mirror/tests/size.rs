@@ -58,6 +58,7 @@ fn empty() -> RoutingTable {
             rpo_ms: 1,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: None,
         };
         entries.push((Key::Cell(id), encode(&cell)));

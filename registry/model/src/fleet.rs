@@ -69,6 +69,9 @@ pub struct Cell {
     pub ingress: BTreeMap<RegionId, Vec<SocketAddr>>,
     /// Where the gate of a region finds this cell's application.
     pub application: BTreeMap<RegionId, Vec<SocketAddr>>,
+    /// Where the gate of a region finds what takes this cell's HL7 messages over MLLP.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mllp: BTreeMap<RegionId, Vec<SocketAddr>>,
     /// The database pair, if the control plane is to move it.
     pub database: Option<Database>,
 }

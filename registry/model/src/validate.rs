@@ -91,6 +91,7 @@ fn check_cell(fleet: &Fleet, cell: &Cell, found: &mut Vec<Violation>) {
     let named = [
         ("ingress", cell.ingress.keys().collect::<Vec<_>>()),
         ("application", cell.application.keys().collect()),
+        ("mllp", cell.mllp.keys().collect()),
     ];
     for (key, regions) in named {
         for region in regions {
@@ -236,6 +237,7 @@ mod tests {
             availability_first: false,
             ingress,
             application,
+            mllp: BTreeMap::new(),
             database: Some(database),
         };
         fleet.cells.insert(id.clone(), cell);

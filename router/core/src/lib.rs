@@ -11,6 +11,7 @@ pub mod headers;
 pub mod hold;
 pub mod identify;
 pub mod inflight;
+pub mod mllp;
 pub mod pass;
 pub mod proofs;
 pub mod standing;

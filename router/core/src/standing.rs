@@ -15,11 +15,13 @@ pub enum Kind {
     EventStream,
     /// A gRPC call. Ends with a status in trailers.
     Grpc,
+    /// HL7 messages over MLLP. Ends between two messages; senders connect again.
+    Mllp,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::WebSocket, Self::EventStream, Self::Grpc];
+    pub const ALL: [Self; 4] = [Self::WebSocket, Self::EventStream, Self::Grpc, Self::Mllp];
 
     /// The label in metrics and logs.
     #[must_use]
@@ -28,6 +30,7 @@ impl Kind {
             Self::WebSocket => "websocket",
             Self::EventStream => "event-stream",
             Self::Grpc => "grpc",
+            Self::Mllp => "mllp",
         }
     }
 }
@@ -48,7 +51,7 @@ pub struct Stream<'a> {
     pub region: &'a RegionId,
     /// Under which epoch it was admitted.
     pub epoch: Epoch,
-    /// When a piece passed last, in either direction; none while the answer has not begun.
+    /// When a piece passed last, in either direction; none while the answer has not begun, or a message is under way.
     pub idle_since: Option<BootTime>,
     /// Between 0 and 1: when in the time for it this one goes. Many that went at once would come back at once.
     pub turn: f64,
@@ -82,7 +85,7 @@ pub fn leaves(
             match (stream.kind, stream.idle_since) {
                 // What has not begun to answer is a request in flight like any other.
                 (_, None) => Some(end),
-                (Kind::WebSocket | Kind::EventStream, Some(_)) => Some(now),
+                (Kind::WebSocket | Kind::EventStream | Kind::Mllp, Some(_)) => Some(now),
                 (Kind::Grpc, Some(since)) => Some(end.min(since + IDLE)),
             }
         }
@@ -134,6 +137,7 @@ mod tests {
         let t = table(&p);
         assert_eq!(leaves(&t, &at(Kind::WebSocket, Some(now), 1.0), now, linger), Some(now));
         assert_eq!(leaves(&t, &at(Kind::EventStream, Some(now), 1.0), now, linger), Some(now));
+        assert_eq!(leaves(&t, &at(Kind::Mllp, Some(now), 1.0), now, linger), Some(now));
         let end = applied(&t) + Duration::from_secs(9);
         for kind in Kind::ALL {
             assert_eq!(leaves(&t, &at(kind, None, 1.0), now, linger), Some(end), "{kind:?} not answered yet");

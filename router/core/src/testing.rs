@@ -64,6 +64,7 @@ pub(crate) fn table_with(placements: &[Placement]) -> RoutingTable {
             rpo_ms: Cell::DEFAULT_RPO_MS,
             ingress: BTreeMap::new(),
             application,
+            mllp: BTreeMap::new(),
             database: None,
         };
         put(Key::Cell(id), of(&cell));

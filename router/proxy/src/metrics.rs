@@ -48,6 +48,10 @@ pub struct Metrics {
     pub streams: IntGaugeVec,
     /// Streams that were ended from here, by kind and why.
     pub streams_ended: IntCounterVec,
+    /// MLLP messages of clients that have passed to their end.
+    pub messages_in: IntCounter,
+    /// MLLP messages of applications that have.
+    pub messages_out: IntCounter,
     /// Connections that are passed on undecrypted.
     pub splices: IntGauge,
     /// Those that have ended, by why.
@@ -154,6 +158,14 @@ impl Metrics {
             certificate_first_end: gauge(
                 "domicile_router_certificate_first_end_timestamp_seconds",
                 "When the first certificate ends; 0: there is none",
+            )?,
+            messages_in: counter(
+                "domicile_router_mllp_messages_total",
+                "MLLP messages of clients that were passed on to their end",
+            )?,
+            messages_out: counter(
+                "domicile_router_mllp_answers_total",
+                "MLLP messages of applications, acknowledgements as a rule, that were passed on to their end",
             )?,
             connections_cut: counter(
                 "domicile_router_connections_cut_total",

@@ -187,6 +187,7 @@ impl Sim {
             rpo_ms: 3_600_000,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: Some(Database {
                 name: "clinic".into(),
                 user: "domicile".into(),

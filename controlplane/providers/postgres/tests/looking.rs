@@ -40,6 +40,7 @@ fn cell(a: SocketAddr, b: SocketAddr, nobody: SocketAddr, password: String) -> C
         rpo_ms: Cell::DEFAULT_RPO_MS,
         ingress: BTreeMap::new(),
         application: BTreeMap::new(),
+        mllp: BTreeMap::new(),
         database: Some(Database {
             name: "clinic".into(),
             user: "domicile".into(),

@@ -18,6 +18,7 @@ fn cell(database: bool) -> Cell {
         rpo_ms: 1,
         ingress: BTreeMap::new(),
         application: BTreeMap::new(),
+        mllp: BTreeMap::new(),
         database: database.then(|| Database {
             name: "d".into(),
             user: "u".into(),

@@ -480,6 +480,7 @@ fn changed_cell(old: Option<&Cell>, new: &Cell) -> String {
     for (name, differs) in [
         ("ingress", old.ingress != new.ingress),
         ("application", old.application != new.application),
+        ("mllp", old.mllp != new.mllp),
         ("database", old.database != new.database),
     ] {
         if differs {

@@ -10,7 +10,8 @@ use super::{Broken, address, addresses, id, missing, region_id, section};
 use crate::duration::parse_duration_ms;
 use crate::walk::{Name, Value, Walk, get, shown};
 
-const KEYS: [&str; 7] = ["primary", "dr", "rpo", "availability_first", "ingress", "application", "database"];
+const KEYS: [&str; 8] =
+    ["primary", "dr", "rpo", "availability_first", "ingress", "application", "mllp", "database"];
 const DATABASE_KEYS: [&str; 3] = ["name", "user", "password"];
 const MOST_REGIONS: usize = 64;
 
@@ -26,6 +27,7 @@ pub(super) struct Draft {
     pub(super) availability_first: Option<bool>,
     ingress: BTreeMap<RegionId, Vec<SocketAddr>>,
     application: BTreeMap<RegionId, Vec<SocketAddr>>,
+    mllp: BTreeMap<RegionId, Vec<SocketAddr>>,
     database: Option<Database>,
 }
 
@@ -47,6 +49,7 @@ impl Draft {
             rpo_ms: self.rpo_ms.unwrap_or(Cell::DEFAULT_RPO_MS),
             ingress: self.ingress,
             application: self.application,
+            mllp: self.mllp,
             database: self.database,
         }
     }
@@ -61,6 +64,7 @@ impl Draft {
             availability_first: None,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: None,
         }
     }
@@ -118,9 +122,20 @@ fn draft(walk: &mut Walk, name: &Name<'_>, value: &Value<'_>, id: &CellId) -> Op
     let availability_first = availability_first(walk, table, &place);
     let ingress = by_region(walk, table, "ingress", &place);
     let application = by_region(walk, table, "application", &place);
+    let mllp = by_region(walk, table, "mllp", &place);
     let database = get(table, "database").and_then(|(name, value)| database(walk, name, value, &place));
     let place = name.span();
-    Some(Draft { cell, names_regions, place, rpo_ms, availability_first, ingress, application, database })
+    Some(Draft {
+        cell,
+        names_regions,
+        place,
+        rpo_ms,
+        availability_first,
+        ingress,
+        application,
+        mllp,
+        database,
+    })
 }
 
 fn by_region(

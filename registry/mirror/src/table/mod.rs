@@ -248,6 +248,12 @@ impl RoutingTable {
         self.cells.get(cell).and_then(|cell| cell.application.get(region)).map_or(&[], Vec::as_slice)
     }
 
+    /// Where the gate of a region finds what takes a cell's messages over MLLP; empty if nobody said.
+    #[must_use]
+    pub fn mllp(&self, cell: &str, region: &str) -> &[SocketAddr] {
+        self.cells.get(cell).and_then(|cell| cell.mllp.get(region)).map_or(&[], Vec::as_slice)
+    }
+
     /// Records that could not be taken over (a newer program wrote them, or they would lower an epoch), with the
     /// reason. Where the table had an older value, that one stands.
     #[must_use]

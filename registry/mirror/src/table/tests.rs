@@ -48,6 +48,8 @@ fn hosts_lead_to_tenants_exact_names_first_and_wildcards_one_label_deep() {
     assert_eq!(table.ingress("c", "us-west-2"), ["10.9.9.9:1".parse().unwrap()], "the cell's own");
     assert_eq!(table.ingress("c", "us-east-1"), ["10.0.0.1:8443".parse().unwrap()], "the region's");
     assert_eq!(table.application("c", "us-east-1").len(), 1);
+    assert_eq!(table.mllp("c", "us-east-1").len(), 1);
+    assert!(table.mllp("c", "us-west-2").is_empty() && table.mllp("mars", "us-east-1").is_empty());
     assert!(table.application("c", "us-west-2").is_empty() && table.ingress("c", "mars").is_empty());
     assert_eq!(table.jurisdictions().len(), 1);
     assert_eq!(table.witness(&RouterId::new("gate-0").unwrap()).unwrap().quiet, Revision(3));

@@ -58,6 +58,7 @@ impl Registry {
             availability_first: false,
             ingress: BTreeMap::new(),
             application: BTreeMap::new(),
+            mllp: BTreeMap::new(),
             database: None,
         };
         put(Key::Cell(cell.clone()), encode(&record));

@@ -133,13 +133,15 @@ pub enum Sabotage {
     ClientsBelieved,
     /// A client may cut off as many requests of a connection as it likes.
     ResetsUncounted,
+    /// A session is ended wherever its messages stand.
+    CutsMessages,
     /// A process that took another one's place acknowledges for itself alone.
     ForgetsTheOneBefore,
 }
 
 impl Sabotage {
     /// All of them, so that a test can name one to a process of its own.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::None,
         Self::AnswersUnchecked,
         Self::SendsUnchecked,
@@ -152,6 +154,7 @@ impl Sabotage {
         Self::DecryptsOutside,
         Self::ClientsBelieved,
         Self::ResetsUncounted,
+        Self::CutsMessages,
         Self::ForgetsTheOneBefore,
     ];
 }

@@ -33,6 +33,8 @@ pub struct Connection {
     pub head: HeadWatch,
     /// How its requests end, over HTTP/2.
     pub streams: Streams,
+    /// Whether it carries MLLP instead of HTTP, and its one request is ours.
+    pub mllp: bool,
 }
 
 /// Counts the requests of a connection of HTTP/2. A request that its client cuts off makes room for the next one at once, so

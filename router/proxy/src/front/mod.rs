@@ -7,6 +7,7 @@
 mod balancer;
 pub mod connection;
 mod handshake;
+pub mod mllp;
 mod preface;
 pub mod splice;
 pub mod stream;
@@ -23,16 +24,20 @@ use pingora_proxy::HttpProxy;
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Sabotage;
 use crate::metrics::Metrics;
 use crate::serve::Router;
 use crate::state::Shared;
+use crate::tls::Secure;
 use balancer::Begun;
+use bytes::BytesMut;
 use connection::{Connection, Counters, HeadWatch, Limits, Over, Streams};
 pub use handshake::Refused;
-use stream::{ClientStream, GOODBYE, Prefixed, Transport};
+use mllp::Disguised;
+use stream::{ClientStream, GOODBYE, Prefixed, Socket, Transport};
 
 /// After an `accept` that failed for want of descriptors or memory: trying at once would only burn the processor.
 const BREATH: Duration = Duration::from_millis(50);
@@ -161,6 +166,7 @@ impl Front {
             Err(why) => return self.refused(why),
         };
         let client = begun.client;
+        let mut mllp = false;
         let (transport, version, secure) = match door {
             Door::Http => match preface::read(begun, self.shared.config.idle_timeout).await {
                 Some((socket, version)) => (Transport::Plain(socket), version, None),
@@ -170,6 +176,7 @@ impl Front {
                 let keys = &self.shared.keys;
                 let hello = tokio::time::timeout(patience, handshake::hello(&mut begun)).await;
                 let hello = hello.unwrap_or(Err(Refused::Late));
+                let named = hello.as_ref().is_ok_and(|hello| hello.name.is_some());
                 let name = match hello.and_then(|hello| handshake::name(keys, hello)) {
                     Ok(name) => name,
                     Err(why) => return self.turn_away(begun, why).await,
@@ -190,7 +197,12 @@ impl Front {
                 let shaken = tokio::time::timeout(patience, handshake::accept(keys, socket, name));
                 match shaken.await.unwrap_or(Err(Refused::Late)) {
                     Ok((stream, version, secure)) => {
-                        (Transport::Tls(Box::new(stream)), version, Some(secure))
+                        let transport = match self.undress(stream, &secure, named).await {
+                            Ok(transport) => transport,
+                            Err(why) => return self.refused(why),
+                        };
+                        mllp = matches!(transport, Transport::Mllp(_));
+                        (transport, version, Some(secure))
                     }
                     Err(why) => return self.refused(why),
                 }
@@ -199,7 +211,7 @@ impl Front {
         let shared = &self.shared;
         let router = shared.trusts(secure.as_ref(), Some(client.ip()));
         let (head, streams) = (HeadWatch::default(), Streams::default());
-        let connection = Arc::new(Connection { client, secure, head, streams });
+        let connection = Arc::new(Connection { client, secure, head, streams, mllp });
         let stream = ClientStream::new(transport, connection.clone(), version);
         let config = &shared.config;
         let limits = Limits {
@@ -212,6 +224,24 @@ impl Front {
             cut: shared.metrics.connections_cut.clone(),
         };
         Over::serve(connection, self.proxy.clone(), stream, limits, counters, &self.close).await;
+    }
+
+    /// Looks at what a client speaks in TLS, unless the handshake has said it.
+    async fn undress(
+        &self,
+        mut stream: TlsStream<Socket>,
+        secure: &Secure,
+        named: bool,
+    ) -> Result<Transport, Refused> {
+        let mut ahead = BytesMut::new();
+        if stream.get_ref().1.alpn_protocol().is_none() && !handshake::own(&secure.name) {
+            let host = mllp::host(&self.shared, secure, named)?;
+            let (silent, mut close) = (self.shared.config.idle_timeout, self.close.clone());
+            if mllp::begins(&mut stream, &mut ahead, silent, &mut close).await {
+                return Ok(Transport::Mllp(Box::new(Disguised::new(stream, ahead.freeze(), &host))));
+            }
+        }
+        Ok(Transport::Tls(Box::new(Prefixed::new(ahead.freeze(), stream))))
     }
 
     /// Says goodbye to a client that has sent its hello, as far as it would understand.

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::Connection;
+use super::mllp::Disguised;
 
 /// A head and the first piece of its body leave in one packet.
 const WRITE_BUFFER: usize = 4 << 10;
@@ -85,15 +86,18 @@ pub type Socket = Prefixed<TcpStream>;
 pub enum Transport {
     /// The socket.
     Plain(Socket),
-    /// TLS on it.
-    Tls(Box<TlsStream<Socket>>),
+    /// TLS on it, of which something was read perhaps.
+    Tls(Box<Prefixed<TlsStream<Socket>>>),
+    /// MLLP in TLS on it.
+    Mllp(Box<Disguised>),
 }
 
 impl Transport {
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => &socket.inner,
-            Self::Tls(stream) => &stream.get_ref().0.inner,
+            Self::Tls(stream) => &stream.inner.get_ref().0.inner,
+            Self::Mllp(session) => &session.inner().get_ref().0.inner,
         }
     }
 }
@@ -104,6 +108,7 @@ macro_rules! carried {
         match $transport.get_mut() {
             Transport::Plain($stream) => $call,
             Transport::Tls($stream) => $call,
+            Transport::Mllp($stream) => $call,
         }
     };
 }

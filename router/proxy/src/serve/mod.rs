@@ -113,7 +113,9 @@ impl Router {
         let clues = head::clues(session.req_header(), ctx.trusted);
         // A certificate of several hosts lets a client send all of them over one connection. What was agreed on in the
         // handshake (who may decrypt, whose certificate the client has shown) was agreed on for the names in it only.
-        if let Some(secure) = ctx.secure().filter(|s| s.peer.is_none())
+        // Who speaks MLLP has no host to name, but the handshake's own or that of its certificate.
+        let mllp = ctx.connection.as_ref().is_some_and(|connection| connection.mllp);
+        if let Some(secure) = ctx.secure().filter(|s| s.peer.is_none() && !mllp)
             && let Some(host) = clues.host_name()
             && !secure.certificate.covers(&host)
         {
@@ -227,8 +229,9 @@ impl ProxyHttp for Router {
         head::remember(ctx, session.req_header(), trusted);
         match self.begin(session, ctx).await {
             Ok(()) => match standing::kind(session, ctx) {
-                None => Ok(false),
-                Some(kind) => standing::carry::carry(self, session, ctx, kind).await.map(|()| true),
+                Ok(None) => Ok(false),
+                Ok(Some(kind)) => standing::carry::carry(self, session, ctx, kind).await.map(|()| true),
+                Err(cause) => self.answer(session, ctx, cause).await.map(|()| true),
             },
             Err(cause) => {
                 self.answer(session, ctx, cause).await?;

@@ -14,6 +14,7 @@ use domicile_router_core::standing::{Kind, Stream, leaves};
 use futures::StreamExt;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
+use hyper_util::rt::TokioIo;
 use pingora_core::protocols::http::HttpTask;
 use pingora_error::{Error, Result};
 use pingora_proxy::Session;
@@ -72,17 +73,21 @@ pub async fn carry(router: &Router, session: &mut Session, ctx: &mut Ctx, kind: 
 
 impl Carried<'_> {
     async fn run(&mut self, shared: &Arc<Shared>, session: &mut Session) -> Result<()> {
+        if self.kind == Kind::Mllp && self.ctx.is_local() {
+            return super::mllp::to_application(self, shared, session).await;
+        }
         let (answer, body) = match self.ask(shared, session).await {
             Ok(both) => both,
             Err(cause) => return self.router.answer(session, self.ctx, cause).await,
         };
         self.ctx.released = None;
         let (parts, incoming) = answer.into_parts();
-        let tunnel = self.kind == Kind::WebSocket && parts.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let protocol = head::protocol(self.kind);
+        let tunnel = protocol.filter(|_| parts.status == http::StatusCode::SWITCHING_PROTOCOLS);
         let chunked = !session.is_http2() && session.req_header().version == http::Version::HTTP_11;
         let mut head = head::answer(&parts, tunnel, chunked)?;
         heads::pass_answer(shared, self.ctx, &mut head)?;
-        if shared.is_draining() && !tunnel {
+        if shared.is_draining() && tunnel.is_none() {
             session.set_keepalive(None);
         }
         let events = || {
@@ -93,13 +98,20 @@ impl Carried<'_> {
         self.whole = self.kind == Kind::EventStream && !events();
         self.alive(shared);
         // A gRPC call that fails at once has its status in the head, which then is all there is.
-        let end = !tunnel && incoming.is_end_stream();
+        let end = tunnel.is_none() && incoming.is_end_stream();
         if self.write(shared, session, HttpTask::Header(Box::new(head), end)).await? || end {
             return Ok(());
         }
-        if tunnel {
+        if tunnel.is_some() {
             let response = http::Response::from_parts(parts, incoming);
-            return super::tunnel::run(self, shared, session, response).await;
+            let Ok(next) = hyper::upgrade::on(response).await else {
+                return Err(self.cut(shared, Why::Broken));
+            };
+            let next = TokioIo::new(next);
+            return match self.kind {
+                Kind::Mllp => super::mllp::run(self, shared, session, next).await,
+                _ => super::tunnel::run(self, shared, session, next).await,
+            };
         }
         self.stream(shared, session, incoming, body).await
     }
@@ -133,7 +145,7 @@ impl Carried<'_> {
                 let ask = Ask { next: &next, terms: terms.as_deref(), within, may: &may };
                 match kind {
                     Kind::Grpc => shared.dial.shared(ask, request).await,
-                    Kind::WebSocket | Kind::EventStream => {
+                    Kind::WebSocket | Kind::EventStream | Kind::Mllp => {
                         shared.dial.alone(ask, request).await.map(|sent| (sent, None))
                     }
                 }
@@ -199,7 +211,7 @@ impl Carried<'_> {
             match self.kind {
                 // Its client has set its own deadline.
                 Kind::Grpc => std::future::pending().await,
-                Kind::WebSocket | Kind::EventStream => pause(patience).await,
+                Kind::WebSocket | Kind::EventStream | Kind::Mllp => pause(patience).await,
             }
         };
         tokio::pin!(late);
@@ -295,9 +307,19 @@ impl Carried<'_> {
         must_go(self.kind, self.ctx, self.turn, self.moved_at, shared, &mut self.stands).await
     }
 
+    /// Whether it is to go, now or later.
+    pub(super) fn goes(&self, shared: &Shared) -> bool {
+        goes(self.kind, self.ctx, self.turn, self.moved_at, shared).is_none_or(|goes| goes.is_some())
+    }
+
     /// A piece has passed.
     pub(super) fn alive(&mut self, shared: &Shared) {
         self.moved_at = (!self.whole).then(|| shared.now());
+    }
+
+    /// Something is under way in it that must not be cut in half, or nothing is.
+    pub(super) fn under_way(&mut self, shared: &Shared, is: bool) {
+        self.moved_at = (!is).then(|| shared.now());
     }
 
     /// Notes that a stream was ended from here.
@@ -355,13 +377,7 @@ async fn must_go(
     let mut stopping = shared.stopping.subscribe();
     loop {
         stands.bell.mark_unchanged();
-        let (Some(cell), Some(route)) = (&ctx.cell, &ctx.route) else { return Why::Moved };
-        let epoch = ctx.answer.as_ref().map_or(route.epoch, |a| a.1);
-        let region = ctx.answer.as_ref().map_or(&route.region, |a| &a.0);
-        let stream = Stream { kind, cell, region, epoch, idle_since: moved_at, turn };
-        // A gate's next piece would be cut for want of a proof: rather a goodbye than that.
-        let linger = if shared.is_gate() && ctx.is_local() { Duration::ZERO } else { shared.config.linger };
-        let goes = leaves(&shared.table(), &stream, shared.now(), linger);
+        let Some(goes) = goes(kind, ctx, turn, moved_at, shared) else { return Why::Moved };
         let time = async {
             match goes {
                 None => std::future::pending().await,
@@ -380,6 +396,23 @@ async fn must_go(
             rung = stands.bell.changed() => if rung.is_err() { return Why::Moved },
         }
     }
+}
+
+/// When the stream must go, if at all; none: it has no place to go to.
+fn goes(
+    kind: Kind,
+    ctx: &Ctx,
+    turn: f64,
+    moved_at: Option<BootTime>,
+    shared: &Shared,
+) -> Option<Option<BootTime>> {
+    let (cell, route) = (ctx.cell.as_ref()?, ctx.route.as_ref()?);
+    let epoch = ctx.answer.as_ref().map_or(route.epoch, |a| a.1);
+    let region = ctx.answer.as_ref().map_or(&route.region, |a| &a.0);
+    let stream = Stream { kind, cell, region, epoch, idle_since: moved_at, turn };
+    // A gate's next piece would be cut for want of a proof: rather a goodbye than that.
+    let linger = if shared.is_gate() && ctx.is_local() { Duration::ZERO } else { shared.config.linger };
+    Some(leaves(&shared.table(), &stream, shared.now(), linger))
 }
 
 /// Returns once it is true.

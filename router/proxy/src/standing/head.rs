@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::dial::Outgoing;
+use super::mllp::PROTOCOL;
 
 /// What belongs to one hop only (RFC 9110, section 7.6.1), besides what `Connection` names.
 const ONE_HOP: [&str; 8] = [
@@ -40,6 +41,15 @@ pub(super) fn without_hop(head: &RequestHeader) -> RequestHeader {
     kept
 }
 
+/// What a kind of tunnel is called; none for what is none.
+pub(super) const fn protocol(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::WebSocket => Some("websocket"),
+        Kind::Mllp => Some(PROTOCOL),
+        Kind::EventStream | Kind::Grpc => None,
+    }
+}
+
 /// The request for the next server, from a head [`without_hop`]. None: its target or host can't be written.
 pub(super) fn request(head: &RequestHeader, kind: Kind, body: Outgoing) -> Option<http::Request<Outgoing>> {
     let mut headers = head.headers.clone();
@@ -54,12 +64,12 @@ pub(super) fn request(head: &RequestHeader, kind: Kind, body: Outgoing) -> Optio
             let uri = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path);
             uri.build().ok()?
         }
-        Kind::WebSocket | Kind::EventStream => {
+        Kind::WebSocket | Kind::EventStream | Kind::Mllp => {
             headers.insert(HOST, host);
             headers.remove(CONTENT_LENGTH);
-            if kind == Kind::WebSocket {
+            if let Some(protocol) = protocol(kind) {
                 headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(UPGRADE, HeaderValue::from_static(protocol));
             }
             path.parse().ok()?
         }
@@ -75,7 +85,7 @@ pub(super) fn request(head: &RequestHeader, kind: Kind, body: Outgoing) -> Optio
 /// The answer's head for the client.
 pub(super) fn answer(
     parts: &http::response::Parts,
-    tunnel: bool,
+    tunnel: Option<&'static str>,
     chunked: bool,
 ) -> pingora_error::Result<ResponseHeader> {
     let mut headers = parts.headers.clone();
@@ -86,9 +96,9 @@ pub(super) fn answer(
     for (name, value) in &headers {
         head.append_header(name.clone(), value.clone())?;
     }
-    if tunnel {
+    if let Some(protocol) = tunnel {
         head.insert_header(CONNECTION, "Upgrade")?;
-        head.insert_header(UPGRADE, "websocket")?;
+        head.insert_header(UPGRADE, protocol)?;
     } else if chunked && !headers.contains_key(CONTENT_LENGTH) {
         head.insert_header(TRANSFER_ENCODING, "chunked")?;
     }

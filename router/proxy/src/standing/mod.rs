@@ -1,4 +1,4 @@
-//! Streams that stand open for long: WebSocket, server-sent events, gRPC. Pingora's pipe wakes up when a piece comes, and a
+//! Streams that stand open for long: WebSocket, server-sent events, gRPC, MLLP. Pingora's pipe wakes up when a piece comes, and a
 //! silent stream has none; it also offers no way to end one as its protocol wants. So these are carried here, between
 //! the same admission and the same checks as everything else.
 
@@ -6,6 +6,7 @@ pub mod carry;
 mod dial;
 mod goodbye;
 mod head;
+pub mod mllp;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use domicile_mirror::{Mirror, RoutingTable};
 use domicile_model::clock::pause;
 use domicile_model::{CellId, Epoch, Phase, RegionId};
+use domicile_router_core::Cause;
 use domicile_router_core::standing::Kind;
 use pingora_proxy::Session;
 use prometheus::IntGauge;
@@ -96,15 +98,22 @@ impl Standing {
 }
 
 /// What a request will be, if it will stand open.
-#[must_use]
-pub fn kind(session: &Session, ctx: &Ctx) -> Option<Kind> {
+///
+/// # Errors
+/// It asks for what only routers ask each other for.
+pub fn kind(session: &Session, ctx: &Ctx) -> Result<Option<Kind>, Cause> {
     let head = session.req_header();
     if session.is_upgrade_req() {
-        let upgrade = head.headers.get(http::header::UPGRADE)?;
-        return upgrade.as_bytes().eq_ignore_ascii_case(b"websocket").then_some(Kind::WebSocket);
+        let upgrade = head.headers.get(http::header::UPGRADE).map_or(&b""[..], http::HeaderValue::as_bytes);
+        if upgrade.eq_ignore_ascii_case(mllp::PROTOCOL.as_bytes()) {
+            let session = ctx.connection.as_ref().is_some_and(|connection| connection.mllp);
+            let router = ctx.trusted && ctx.sent.is_some();
+            return if session || router { Ok(Some(Kind::Mllp)) } else { Err(Cause::BadRequest) };
+        }
+        return Ok(upgrade.eq_ignore_ascii_case(b"websocket").then_some(Kind::WebSocket));
     }
     if ctx.grpc && session.is_http2() {
-        return Some(Kind::Grpc);
+        return Ok(Some(Kind::Grpc));
     }
     let accepts = |v: &http::HeaderValue| {
         v.to_str().is_ok_and(|v| {
@@ -116,5 +125,5 @@ pub fn kind(session: &Session, ctx: &Ctx) -> Option<Kind> {
         })
     };
     let wants = head.headers.get_all(http::header::ACCEPT).iter().any(accepts);
-    (wants && head.method == http::Method::GET).then_some(Kind::EventStream)
+    Ok((wants && head.method == http::Method::GET).then_some(Kind::EventStream))
 }

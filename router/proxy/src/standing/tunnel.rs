@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use domicile_model::clock::pause;
 use domicile_router_core::websocket::{Frames, SERVICE_RESTART, close_frame, masked_close_frame};
-use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use pingora_core::protocols::http::HttpTask;
 use pingora_error::Result;
@@ -26,12 +26,8 @@ pub(super) async fn run(
     carried: &mut Carried<'_>,
     shared: &Arc<Shared>,
     session: &mut Session,
-    response: http::Response<Incoming>,
+    mut app: TokioIo<Upgraded>,
 ) -> Result<()> {
-    let Ok(upgraded) = hyper::upgrade::on(response).await else {
-        return Err(carried.cut(shared, Why::Broken));
-    };
-    let mut app = TokioIo::new(upgraded);
     let (mut to_client, mut to_app) = (Frames::default(), Frames::default());
     let mut piece = BytesMut::with_capacity(PIECE);
     let mut leaving: Option<Why> = None;

@@ -224,6 +224,10 @@ impl Fleet {
                 (region("us-west-2"), vec![to_west]),
                 (region("eu-west-1"), vec![abroad.addr]),
             ]),
+            mllp: BTreeMap::from([
+                (region("us-east-1"), vec![to_east]),
+                (region("us-west-2"), vec![to_west]),
+            ]),
             database: None,
         };
         txn = txn.put(Key::Cell(cell()), &record);
@@ -317,6 +321,22 @@ impl Fleet {
     /// Changes where the tenant's TLS may end. None: only where everything else is, in the US.
     pub(crate) async fn tls_may_end(&self, tls: Option<&[&str]>) {
         let record = mercy(tls);
+        let txn = Txn::in_world(&self.world).put(Key::Tenant(record.id.clone()), &record);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+    }
+
+    /// One more tenant in the cell, with the same policy.
+    pub(crate) async fn tenant(&self, id: &str, host: &str) {
+        let claim = HostClaim { tenant: TenantId::new(id).unwrap() };
+        let txn = Txn::in_world(&self.world).put(Key::Host(HostPattern::new(host).unwrap()), &claim);
+        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
+        self.tls_of(id, host, &["US", "IE"]).await;
+    }
+
+    /// Where that tenant lets TLS end.
+    pub(crate) async fn tls_of(&self, id: &str, host: &str, tls: &[&str]) {
+        let hosts = BTreeSet::from([HostPattern::new(host).unwrap()]);
+        let record = Tenant { id: TenantId::new(id).unwrap(), name: id.into(), hosts, ..mercy(Some(tls)) };
         let txn = Txn::in_world(&self.world).put(Key::Tenant(record.id.clone()), &record);
         assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Done(_)));
     }

@@ -16,6 +16,7 @@ mod grpc;
 mod hardening;
 mod kit;
 mod large;
+mod mllp;
 mod moves;
 mod origin;
 mod peers;

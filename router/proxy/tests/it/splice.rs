@@ -27,7 +27,10 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn new(tls: Option<&[&str]>) -> Self {
-        let fleet = Fleet::new().await;
+        Self::on(Fleet::new().await, tls).await
+    }
+
+    pub(crate) async fn on(fleet: Fleet, tls: Option<&[&str]>) -> Self {
         fleet.tls_may_end(tls).await;
         let ca = Authority::new(fleet.dir.path(), "ca");
         let mut gates = Vec::new();
