@@ -102,6 +102,10 @@ pub struct Given {
     /// Milliseconds that the application may take between two pieces of an answer [default: 60000]
     #[arg(long)]
     pub upstream_timeout_ms: Option<u64>,
+    /// Milliseconds that the last address of a region may take to accept a connection, others a second at most; a beginning
+    /// that is lost on the way is repeated only after a second [default: 3500]
+    #[arg(long)]
+    pub connect_timeout_ms: Option<u64>,
     /// Milliseconds that the registry may take for one call; further away than that it counts as gone [default: 5000]
     #[arg(long)]
     pub registry_call_ms: Option<u64>,
@@ -114,7 +118,7 @@ pub struct Given {
     /// Milliseconds that a connection may stand without a request [default: 60000]
     #[arg(long)]
     pub idle_timeout_ms: Option<u64>,
-    /// Milliseconds after a switch within which WebSocket, event and gRPC streams to the region that was left are ended;
+    /// Milliseconds after a switch within which WebSocket, event, gRPC and MLLP streams to the region that was left are ended;
     /// spread, so that not all come back at once [default: 5000]
     #[arg(long)]
     pub linger_ms: Option<u64>,
@@ -166,6 +170,7 @@ impl Given {
             hold_max: self.hold_max.or(other.hold_max),
             hold_ramp: self.hold_ramp.or(other.hold_ramp),
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),
+            connect_timeout_ms: self.connect_timeout_ms.or(other.connect_timeout_ms),
             registry_call_ms: self.registry_call_ms.or(other.registry_call_ms),
             max_connections: self.max_connections.or(other.max_connections),
             head_timeout_ms: self.head_timeout_ms.or(other.head_timeout_ms),

@@ -77,6 +77,9 @@ pub struct Config {
     pub hold: Limits,
     /// Between two pieces of an answer.
     pub upstream_timeout: Duration,
+    /// How long the last address of a region may take to accept a connection. A beginning that was lost, or that met a full
+    /// queue, is sent again after one second (RFC 6298, section 2.1), and after two more if that is lost as well.
+    pub connect_timeout: Duration,
     /// How long the registry may take for one call. Routers stand in every region, some of them far from a majority of
     /// it: one whose answers come seconds late still hears, proves and acknowledges in time for a hold. A question is
     /// asked of the next member long before that; a commit can't be.
@@ -298,6 +301,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     let requests = bounded("hold-max", wide(given.hold_max), 10_000, 1, 1_000_000);
     let ramp = bounded("hold-ramp", wide(given.hold_ramp), 64, 1, 100_000);
     let upstream = bounded("upstream-timeout-ms", given.upstream_timeout_ms, 60_000, 10, 3_600_000);
+    let connect = bounded("connect-timeout-ms", given.connect_timeout_ms, 3_500, 10, 60_000);
     let registry_call = bounded("registry-call-ms", given.registry_call_ms, 5_000, 100, 60_000);
     let connections = bounded("max-connections", wide(given.max_connections), 16_384, 1, 1_000_000);
     let handshake = bounded("handshake-timeout-ms", given.handshake_timeout_ms, 10_000, 10, 600_000);
@@ -332,6 +336,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 peer_secret,
                 hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
                 upstream_timeout: Duration::from_millis(upstream),
+                connect_timeout: Duration::from_millis(connect),
                 registry_call: Duration::from_millis(registry_call),
                 max_connections: narrow(connections),
                 linger: Duration::from_millis(linger),

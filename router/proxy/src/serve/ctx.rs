@@ -15,9 +15,6 @@ use crate::tls::Secure;
 
 /// How long a connection may take where the region has another address to ask.
 const CONNECT: Duration = Duration::from_secs(1);
-/// How long the last address has: a beginning that was lost, or that met a full queue, is sent again after one second
-/// (RFC 6298, section 2.1), and after two more if that is lost as well. Less would refuse a request for each.
-const CONNECT_LAST: Duration = Duration::from_millis(3_500);
 
 /// A request on its way.
 #[derive(Debug)]
@@ -119,11 +116,12 @@ impl Ctx {
         self.connection.as_ref()?.secure.as_ref()
     }
 
-    /// How long a connection to the address that is tried may take, with its handshakes: nothing was sent yet.
+    /// How long a connection to the address that is tried may take, with its handshakes: nothing was sent yet. `last` is what
+    /// the last address has.
     #[must_use]
-    pub fn connect_within(&self) -> Duration {
+    pub fn connect_within(&self, last: Duration) -> Duration {
         let more = self.route.as_ref().is_some_and(|r| self.address + 1 < r.addresses.len());
-        if more { CONNECT } else { CONNECT_LAST }
+        if more { CONNECT.min(last) } else { last }
     }
 
     /// Whether it goes to the application itself.

@@ -275,8 +275,9 @@ impl ProxyHttp for Router {
             }
         };
         let patience = self.shared.config.upstream_timeout;
-        peer.options.connection_timeout = Some(ctx.connect_within());
-        peer.options.total_connection_timeout = Some(ctx.connect_within());
+        let within = ctx.connect_within(self.shared.config.connect_timeout);
+        peer.options.connection_timeout = Some(within);
+        peer.options.total_connection_timeout = Some(within);
         peer.options.idle_timeout = Some(IDLE);
         peer.options.write_timeout = Some(patience);
         // A tunnel may be silent for longer than an answer, and so may a call that streams.

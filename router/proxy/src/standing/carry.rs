@@ -133,7 +133,7 @@ impl Carried<'_> {
             heads::send_on(shared, self.ctx, &mut request, Router::client(session))
                 .map_err(|_| Cause::Internal)?;
             let request = head::request(&request, self.kind, outgoing).ok_or(Cause::BadRequest)?;
-            let (kind, within) = (self.kind, self.ctx.connect_within());
+            let (kind, within) = (self.kind, self.ctx.connect_within(shared.config.connect_timeout));
             let (cell, route) = (self.ctx.cell.clone(), self.ctx.route.clone());
             let may = || match (&cell, &route) {
                 (Some(cell), Some(route)) => {

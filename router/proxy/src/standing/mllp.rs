@@ -66,7 +66,8 @@ async fn reach(carried: &mut Carried<'_>, shared: &Shared) -> Result<TcpStream, 
     for (n, address) in route.addresses.iter().enumerate() {
         carried.ctx.address = n;
         let connect = TcpStream::connect(shared.config.links.dial(*address));
-        match tokio::time::timeout(carried.ctx.connect_within(), connect).await {
+        let within = carried.ctx.connect_within(shared.config.connect_timeout);
+        match tokio::time::timeout(within, connect).await {
             Ok(Ok(socket)) if shared.sends(&cell, &route) => {
                 let _ = socket.set_nodelay(true);
                 return Ok(socket);
@@ -107,7 +108,10 @@ pub(super) async fn run(
             biased;
             why = carried.leaving(shared), if leaving.is_none() => {
                 leaving = Some(why);
-                late = Box::pin(pause(MANNERS));
+                // A router that stops waits for what is awaited, as long as it waits for requests.
+                if why != Why::Draining {
+                    late = Box::pin(pause(MANNERS));
+                }
             }
             () = &mut late => return Err(carried.cut(shared, leaving.unwrap_or(Why::Moved))),
             read = application.read_buf(&mut piece) => {

@@ -37,11 +37,16 @@ async fn start(dir: &Path) -> (Router, Origin, Origin) {
 }
 
 pub(crate) async fn alone(dir: &Path) -> Router {
+    alone_with(dir, &[]).await
+}
+
+pub(crate) async fn alone_with(dir: &Path, more: &[&str]) -> Router {
     let path = dir.join("regions.toml");
     let log = dir.join("access.log").display().to_string();
     let args =
         ["--registry".into(), format!("file:{}", path.display()), "--region".into(), "us-east-1".into()];
-    let args = [&args[..], &["--access-log".into(), log]].concat();
+    let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+    let args = [&args[..], &["--access-log".into(), log], &more].concat();
     Router::start("alone", dir, &args).await
 }
 

@@ -405,6 +405,25 @@ async fn a_forced_move_ends_a_session_within_the_time_for_it() {
     is(tokio::time::timeout(SOON, again).await.ok().as_deref(), "west");
 }
 
+#[tokio::test]
+async fn a_router_that_stops_ends_sessions_between_messages() {
+    for stops in ["edge", "gate"] {
+        let s = Site::new(Sabotage::None).await;
+        let (mut quiet, mut asks) = (s.open().await, s.open().await);
+        is(quiet.asks(ADT).await.as_deref(), "east");
+        asks.sends(&framed("MSH|WAIT")).await;
+        eventually(SOON, "the application has both", || async { s.east.taken().len() == 2 }).await.unwrap();
+        let router = if stops == "edge" { &s.edge } else { &s.gate };
+        router.process.terminate();
+        assert_eq!(quiet.hears().await, None, "{stops}");
+        assert!(router.process.is_alive(), "{stops}: an answer is awaited");
+        s.east.go.notify_one();
+        is(asks.hears().await.as_deref(), "east");
+        assert_eq!(asks.hears().await, None, "{stops}");
+        assert_eq!(router.process.wait(SOON).await.unwrap().code(), Some(0), "{stops}");
+    }
+}
+
 /// A gate loses the registry while a session stands open: what the client hears to its next message, and whether the
 /// application has seen it.
 async fn without_a_proof(sabotage: Sabotage) -> (Option<String>, usize) {

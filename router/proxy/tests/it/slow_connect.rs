@@ -9,7 +9,7 @@ use domicile_router::config::Sabotage;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::file_mode::{alone, regions};
+use crate::file_mode::{alone, alone_with, regions};
 use crate::kit::{Fleet, HOST, Origin, SOON, client};
 
 /// An application whose queue is full.
@@ -86,6 +86,28 @@ async fn a_connection_that_is_taken_at_the_second_asking_is_waited_for() {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(west.hits(), 0);
+}
+
+/// How long it is waited for is a setting; and with another address to ask, it is not waited for.
+#[tokio::test]
+async fn a_connection_that_is_not_taken_is_given_up_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (east, west) = (Origin::start("east").await, Origin::start("west").await);
+    let path = regions(dir.path(), &east, &west, "us-east-1");
+    let full = Full::start().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let with = |addresses: String| text.replace(&format!("\"{}\"", east.addr), &addresses);
+    std::fs::write(&path, with(format!("\"{}\"", full.at))).unwrap();
+    let router = alone_with(dir.path(), &["--connect-timeout-ms", "300"]).await;
+    let answer = router.get("mercy.example.com", "/").await.unwrap();
+    assert_eq!(answer.status(), 503);
+    std::fs::write(&path, with(format!("\"{}\", \"{}\"", full.at, east.addr))).unwrap();
+    eventually(SOON, "the second address answers", || async {
+        router.get("mercy.example.com", "/").await.unwrap().status() == 200
+    })
+    .await
+    .unwrap();
+    router.counts("domicile_router_next_address_total 1\n").await;
 }
 
 /// The cell leaves by force while a gate's connection to the application is awaited: what the two were told, and how many
