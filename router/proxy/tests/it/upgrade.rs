@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::process::{Process, Spec};
@@ -296,6 +297,19 @@ async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
     site.until_vouches().await;
     site.holds_and_serves().await;
     until_status(&new, "/", 200).await;
+}
+
+/// It has everything in its hands and says nothing more: after half a minute it is ended.
+#[tokio::test]
+async fn a_new_process_that_hangs_is_ended_and_the_old_one_goes_on() {
+    let site = Site::gate().await;
+    let old = site.start().await;
+    site.until_vouches().await;
+    let newcomer = site.newcomer("hangs", "takes", "handed").await;
+    newcomer.wait(Duration::from_secs(60)).await.unwrap();
+    site.until_vouches().await;
+    site.holds_and_serves().await;
+    assert!(old.process.is_alive());
 }
 
 /// What the new process refused as a witness stays refused when the old one goes on.
