@@ -1,6 +1,7 @@
 //! MLLP over TLS: told from HTTP by its first byte, and put before Pingora as one request for a tunnel. So a session is
 //! identified, held, admitted, counted, followed and logged by the very code that does so for requests.
 
+use std::future::{Pending, pending};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +13,7 @@ use domicile_router_core::ending::may_decrypt;
 use domicile_router_core::mllp::START;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::Timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::Refused;
@@ -23,6 +25,8 @@ use crate::tls::shelf::Certificate;
 
 /// The longest head of an answer to our own request.
 const MOST_HEAD: usize = 64 << 10;
+/// How long a client that was told the end may take to leave.
+const LEAVES: Duration = Duration::from_secs(2);
 
 /// Whose a session is: the tenant of the name that was asked for; without one, that of a name in the client's
 /// certificate, if it shows one of a tenant's. Nothing of the session was read yet, and nothing will be where this
@@ -74,6 +78,8 @@ pub struct Disguised {
     inner: TlsStream<Socket>,
     answer: Answer,
     waits: Option<Waker>,
+    /// Runs from when the client was told the end.
+    leaves: Option<Pin<Box<Timeout<Pending<()>>>>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +98,8 @@ impl Disguised {
         let request = format!(
             "GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
         );
-        Self { request: request.into(), ahead, inner, answer: Answer::Awaited(Vec::new()), waits: None }
+        let answer = Answer::Awaited(Vec::new());
+        Self { request: request.into(), ahead, inner, answer, waits: None, leaves: None }
     }
 
     /// What carries it.
@@ -153,10 +160,14 @@ impl AsyncWrite for Disguised {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    /// Says that it ends, and then waits for the client to leave: closing under what it sends would take with it the last
-    /// answer, if that is still on its way.
+    /// Says that it ends, and then waits a while for the client to leave: closing under what it sends would take with it the
+    /// last answer, if that is still on its way. One that stays is not waited for: it may be nobody any more.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let leaves = this.leaves.get_or_insert_with(|| Box::pin(tokio::time::timeout(LEAVES, pending())));
+        if leaves.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         std::task::ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         let mut rest = [0; 4 << 10];
         loop {
