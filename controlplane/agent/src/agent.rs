@@ -2,10 +2,12 @@
 //!
 //! One lock (`ops`) orders everything that starts, stops or changes the server: effects, jobs and the keeper. Three
 //! things never wait for it: a fence's marker (on disk first, and nothing opens over it), the end of a proof (a thread
-//! of its own, and the supervisor), and reading the state.
+//! of its own, and the supervisor), and reading the state. A job that only waits for its upstream gives the lock up to a
+//! promotion.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub struct Agent {
     pub(crate) disk: Disk,
     pub(crate) server: Server,
     pub(crate) ops: tokio::sync::Mutex<()>,
+    /// Orders to promote that wait for it.
+    pub(crate) promoting: AtomicUsize,
     pub(crate) http: reqwest::Client,
     /// What a long job is at.
     pub(crate) bench: Bench,
@@ -117,6 +121,7 @@ impl Agent {
             owner,
             disk,
             ops: tokio::sync::Mutex::new(()),
+            promoting: AtomicUsize::new(0),
             http,
             bench: Bench::default(),
             key: key.ok(),

@@ -173,3 +173,41 @@ async fn what_the_new_primary_never_saw_is_listed_exactly_and_then_rewound() {
     .unwrap();
     assert!(rig.sql(false, "SELECT count(*) FROM encounters").await.is_ok_and(|n| n == "2"));
 }
+
+/// A standby that was just built waits for its upstream, which dies: what is to take its place must not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_does_not_wait_for_a_standby_to_stream_from_the_dead() {
+    let mut rig = Rig::new(None, None).await;
+    rig.up().await;
+    rig.write(false, "seen").await.unwrap();
+    rig.kill_agent(false).await;
+    let follow = Follow {
+        token: rig.token("re-protect"),
+        region: rig.a.config.region.clone(),
+        upstream: rig.a.address(),
+        fork: None,
+        slot: "standby".into(),
+    };
+    let started: Progress = rig.call(true, "follow", &follow).await.unwrap();
+    assert_eq!(started.status, ProgressStatus::Running);
+    rig.place(2, None).await;
+    rig.record("failover", true, Some(20)).await;
+    let consent = Consent { by: "ann".into(), accept_loss: Some(20), accept_unknown: false };
+    // The engine's own patience: the standby is restarted first.
+    eventually(Duration::from_secs(8), "it is promoted", || async {
+        match rig.promote_on(2, None, Some(consent.clone())).await {
+            Ok(promoted) => Some(promoted),
+            Err(problem) => {
+                assert!(problem.kind.ends_with("/busy"), "{problem:?}");
+                None
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let job = rig.state(true).await.unwrap().follow.unwrap();
+    let ProgressStatus::Failed { why } = job.status else { panic!("{job:?}") };
+    assert!(why.contains("is to be promoted"), "{why}");
+    rig.place(3, Some("us-west-2")).await;
+    rig.write(true, "new").await.unwrap();
+}

@@ -1,6 +1,7 @@
 //! Becoming a standby again: attach, else rewind once, else rebuild.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use domicile_api::agent::{Follow, Progress, ProgressStatus};
@@ -186,6 +187,12 @@ impl Agent {
         let mut way = Way(self.replayed().await);
         let mut give_up = self.clock.now() + ATTACH;
         while !self.streams().await {
+            // It stands and only waits for its upstream, which may just have died.
+            if self.promoting.load(Ordering::SeqCst) > 0 {
+                return Err(Failure::busy(
+                    "it runs as a standby, and is to be promoted before it has streamed",
+                ));
+            }
             if self.clock.now() > give_up {
                 if way.goes_on(self.replayed().await) {
                     give_up = self.clock.now() + ATTACH;

@@ -1,6 +1,7 @@
 //! Promotion, at most once per move.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use domicile_api::agent::{Promote, Promoted};
@@ -20,6 +21,22 @@ const PROMOTION: Duration = Duration::from_secs(4);
 /// How often it is looked whether it ended.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// An order to promote that waits for the server: a job that only looks gives way to it.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn of(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Agent {
     /// Makes the standby the primary. Checks registry, move, token and what the order rests on itself, so that a leader that was deposed while
     /// its order was under way promotes nothing.
@@ -37,9 +54,11 @@ impl Agent {
             ));
         }
         self.accept(&order.token).await?;
+        let waits = Waits::of(&self.promoting);
         let Ok(_guard) = tokio::time::timeout(Duration::from_secs(2), self.ops.lock()).await else {
             return Err(Failure::busy("another job holds the server"));
         };
+        drop(waits);
         self.may_promote(order).await?;
         if self.disk.fenced() {
             return Err(Failure::refused("fenced", "a commanded fence is in force on this server")
