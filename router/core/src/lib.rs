@@ -7,6 +7,7 @@ pub mod admit;
 pub mod bearer;
 pub mod ending;
 pub mod errors;
+pub mod facts;
 pub mod headers;
 pub mod hold;
 pub mod identify;
