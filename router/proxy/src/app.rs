@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use crate::access_log::AccessLog;
 use crate::config::{Config, Registry};
 use crate::doors;
+use crate::facts::{self, Facts};
 use crate::front::splice::Splices;
 use crate::front::{Door, Front};
 use crate::hold::HoldRoom;
@@ -145,6 +146,11 @@ pub fn build(config: Config) -> Result<App, BuildError> {
             (log, Some(thread))
         }
     };
+    let facts = config.facts.as_ref().map(Facts::open).transpose().map_err(|source| BuildError::File {
+        option: "state",
+        path: config.facts.as_ref().map(|f| f.dir.display().to_string()).unwrap_or_default(),
+        source,
+    })?;
     let (store, proofs): (Arc<dyn Store>, Proofs) = match &config.registry {
         Registry::File(path) => {
             // It starts a task that looks whether the file has changed.
@@ -217,6 +223,7 @@ pub fn build(config: Config) -> Result<App, BuildError> {
         probe_token: uuid::Uuid::new_v4().simple().to_string(),
         metrics: Metrics::new().map_err(|e| machine(&e))?,
         log,
+        facts,
         lease: std::sync::Mutex::new(None),
         last_said: AtomicU64::new(0),
         draining: AtomicBool::new(false),
@@ -254,6 +261,10 @@ pub fn run(app: App) -> Result<(), BuildError> {
         .enable_all()
         .build()
         .map_err(|e| machine(&e))?;
+    let words = {
+        let _here = runtime.enter();
+        stop::Words::listen().map_err(|e| machine(&e))?
+    };
     let duties = Arc::new(Duties::new(shared.clone()));
     start_loops(&shared, &runtime, &duties).map_err(|e| machine(&e))?;
     if let Some(running) = &mut running {
@@ -279,9 +290,10 @@ pub fn run(app: App) -> Result<(), BuildError> {
         admin = %shared.config.admin,
         "the router starts"
     );
-    runtime.block_on(stop::serve_until_told(&shared, &front, &traffic));
+    runtime.block_on(stop::serve_until_told(&shared, &front, &traffic, words));
     drop(front);
     traffic.shutdown_timeout(Duration::from_secs(1));
+    runtime.block_on(facts::last(&shared));
 
     // Of one that has left, nothing stands there any more but what the other one said.
     if runtime.block_on(duties.end()) {
@@ -350,6 +362,7 @@ fn start_loops(shared: &Arc<Shared>, runtime: &Runtime, duties: &Duties) -> Resu
     runtime.spawn(async move { room.hold.run(&room.mirror).await });
     let splicing = shared.clone();
     runtime.spawn(async move { splicing.splices.run(&splicing.mirror).await });
+    runtime.spawn(facts::run(shared.clone()));
     if matches!(shared.config.registry, Registry::Etcd(_)) {
         if shared.config.role == Role::Gate {
             runtime.spawn(loops::proofs::run(shared.clone()));

@@ -66,6 +66,14 @@ pub struct Metrics {
     pub witness_proofs: IntCounter,
     /// Acknowledgements written.
     pub acks: IntCounter,
+    /// Batches of facts that a control plane still lacks.
+    pub facts_spooled: IntGauge,
+    /// Their bytes on disk.
+    pub facts_spooled_bytes: IntGauge,
+    /// Batches that were dropped for want of room.
+    pub facts_dropped: IntCounter,
+    /// Requests of tenants that found no room of their own in their minute.
+    pub facts_other: IntCounter,
 }
 
 impl Metrics {
@@ -198,6 +206,19 @@ impl Metrics {
             )?,
             witness_proofs: counter("domicile_router_witness_proofs_total", "Proofs taken from witnesses")?,
             acks: counter("domicile_router_acks_total", "Acknowledgements written")?,
+            facts_spooled: gauge(
+                "domicile_router_facts_spooled",
+                "Batches of facts that not all control planes have",
+            )?,
+            facts_spooled_bytes: gauge("domicile_router_facts_spooled_bytes", "Their bytes on disk")?,
+            facts_dropped: counter(
+                "domicile_router_facts_dropped_total",
+                "Batches of facts that were dropped for want of room",
+            )?,
+            facts_other: counter(
+                "domicile_router_facts_other_total",
+                "Requests of tenants that found no room of their own in their minute's facts",
+            )?,
             registry,
         })
     }

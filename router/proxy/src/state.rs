@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::access_log::AccessLog;
 use crate::config::Config;
+use crate::facts::Facts;
 use crate::front::splice::Splices;
 use crate::hold::HoldRoom;
 use crate::metrics::Metrics;
@@ -81,6 +82,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The log of requests.
     pub log: AccessLog,
+    /// What is counted for the control planes, if they are to be told.
+    pub facts: Option<Arc<Facts>>,
     /// The lease of this router's acknowledgements.
     pub lease: std::sync::Mutex<Option<domicile_store::LeaseId>>,
     /// The second of the last message that every request could cause.

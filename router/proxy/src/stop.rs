@@ -24,14 +24,27 @@ pub async fn reload_when_told(shared: Arc<Shared>) {
     }
 }
 
+/// The words that end a router. Heard from before its first connection on: without this they would end the process at once.
+#[derive(Debug)]
+pub struct Words {
+    term: Signal,
+    int: Signal,
+}
+
+impl Words {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When signals can't be heard.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// Returns when the router has been told to stop and every connection is closed, or given up. SIGTERM drains, SIGINT
 /// (also as a second word) ends at once. One whose place another process has taken drains, too.
-pub async fn serve_until_told(shared: &Arc<Shared>, front: &Front, traffic: &Runtime) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals can't be heard; stopping");
-        return;
-    };
+pub async fn serve_until_told(shared: &Arc<Shared>, front: &Front, traffic: &Runtime, words: Words) {
+    let Words { mut term, mut int } = words;
     tokio::select! {
         _ = int.recv() => return,
         _ = term.recv() => {}

@@ -93,6 +93,13 @@ pub struct Given {
     /// The secret shared by routers and agents: `file:/path` or `env:NAME`
     #[arg(long, value_name = "REF")]
     pub peer_secret: Option<String>,
+    /// All control planes, `ip:port`, separated by commas: they are told what each tenant saw in each minute (requests by outcome,
+    /// holds, bytes), for their reports; needs --facts-token and --state [default: nobody is told]
+    #[arg(long, value_name = "ADDR,…")]
+    pub facts_to: Option<String>,
+    /// What this router shows them, a token with the role `router`: `file:/path` or `env:NAME`
+    #[arg(long, value_name = "REF")]
+    pub facts_token: Option<String>,
     /// How many requests may wait for a move at once [default: 10000]
     #[arg(long)]
     pub hold_max: Option<usize>,
@@ -167,6 +174,8 @@ impl Given {
             trusted_networks: self.trusted_networks.or(other.trusted_networks),
             proxy_networks: self.proxy_networks.or(other.proxy_networks),
             peer_secret: self.peer_secret.or(other.peer_secret),
+            facts_to: self.facts_to.or(other.facts_to),
+            facts_token: self.facts_token.or(other.facts_token),
             hold_max: self.hold_max.or(other.hold_max),
             hold_ramp: self.hold_ramp.or(other.hold_ramp),
             upstream_timeout_ms: self.upstream_timeout_ms.or(other.upstream_timeout_ms),

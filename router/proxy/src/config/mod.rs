@@ -3,6 +3,7 @@
 //! Nothing is bound or connected here, and all mistakes are reported at once.
 
 pub mod cidr;
+mod facts;
 mod given;
 mod tls;
 
@@ -17,6 +18,7 @@ use domicile_store_etcd::EtcdConfig;
 
 pub use given::Given;
 
+use crate::facts::FactsConfig;
 use crate::tls::TlsConfig;
 use crate::tls::peers::PeerConfig;
 use cidr::Cidr;
@@ -73,6 +75,8 @@ pub struct Config {
     pub balancers: Vec<Cidr>,
     /// Shared by routers and agents. Read once, at the start.
     pub peer_secret: Option<SecretRef>,
+    /// Which control planes are told what was counted.
+    pub facts: Option<FactsConfig>,
     /// Bounds of waiting requests.
     pub hold: Limits,
     /// Between two pieces of an answer.
@@ -284,6 +288,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
     if peer.is_some() && given.peer_secret.is_none() {
         note("peer-secret", "whoever answers peers needs the secret that they share".into());
     }
+    let facts = facts::config(&given, &mut note);
     if given.upgrade && given.upgrade_socket.is_none() {
         note("upgrade", "say at which socket the running router is to be found: --upgrade-socket".into());
     }
@@ -334,6 +339,7 @@ pub fn parse(given: Given) -> Result<Config, Mistakes> {
                 trusted,
                 balancers,
                 peer_secret,
+                facts,
                 hold: Limits { requests: narrow(requests), ramp: narrow(ramp), ..Limits::default() },
                 upstream_timeout: Duration::from_millis(upstream),
                 connect_timeout: Duration::from_millis(connect),

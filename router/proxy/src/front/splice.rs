@@ -25,6 +25,7 @@ use super::balancer::Begun;
 use super::handshake::{self, Refused};
 use crate::access_log::Line;
 use crate::config::Sabotage;
+use crate::facts;
 use crate::state::{Shared, millis};
 
 /// How long an edge inside may take to answer the hello, before the next one is tried.
@@ -150,6 +151,7 @@ pub(super) async fn carry(
     let spliced = Spliced { name, tenant: splice.tenant.clone(), region: region.clone(), held };
     let mut stands = shared.splices.enter(spliced, shared);
     let traffic = Traffic { last: AtomicU64::new(began.as_nanos()), ..Traffic::default() };
+    facts::splice(shared, &splice.tenant, &region, true, (0, 0));
     let why = {
         let pipe = pipe(shared, &traffic, begun, next);
         tokio::pin!(pipe);
@@ -224,6 +226,8 @@ async fn half(
 }
 
 fn record(shared: &Shared, splice: &Splice, region: &RegionId, began: BootTime, traffic: &Traffic, why: Why) {
+    let passed = [&traffic.up, &traffic.down].map(|bytes| bytes.load(Ordering::Relaxed));
+    facts::splice(shared, &splice.tenant, region, false, passed.into());
     if !shared.log.is_on() {
         return;
     }

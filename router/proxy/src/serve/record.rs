@@ -8,6 +8,7 @@ use pingora_proxy::Session;
 
 use super::ctx::Ctx;
 use crate::access_log::{Line, path_only};
+use crate::facts;
 use crate::state::{Shared, millis};
 
 /// Who gives a request up later than this has waited for it.
@@ -48,6 +49,7 @@ pub(super) fn record(shared: &Shared, session: &Session, error: Option<&Error>, 
     let status = session.response_written().map_or(0, |h| h.status.as_u16());
     shared.metrics.finished(status, ctx.cause);
     shared.metrics.seconds.observe(total.as_secs_f64());
+    facts::request(shared, session, ctx, status, total);
     if !shared.log.is_on() {
         return;
     }

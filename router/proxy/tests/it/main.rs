@@ -9,6 +9,7 @@ mod calls;
 mod clients;
 mod doors;
 mod drain;
+mod facts;
 mod file_mode;
 mod floods_h2;
 mod frames;
