@@ -4,7 +4,7 @@
 use domicile_model::{BootId, RegionId, Role, RouterId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Fact, MINUTE_MS, Minute};
+use crate::{Fact, Minute};
 
 /// The version of the form that is written.
 pub const VERSION: u32 = 1;
@@ -139,8 +139,15 @@ impl Batch {
             if facts.last().is_some_and(|last| order(last) >= order(&fact)) {
                 return Err(wrong(n + 2, &"facts stand in the order of tenant and region, each once"));
             }
-            if fact.tally.at.all().into_iter().flatten().any(|ms| u64::from(ms) >= MINUTE_MS) {
-                return Err(wrong(n + 2, &"a minute has 60000 milliseconds"));
+            if fact
+                .tally
+                .at
+                .all()
+                .into_iter()
+                .flatten()
+                .any(|ms| head.minute.offset(head.minute.at(ms)) != ms)
+            {
+                return Err(wrong(n + 2, &"a moment lies in its minute, or at most a day before it"));
             }
             facts.push(fact);
         }
@@ -214,6 +221,7 @@ mod tests {
         refused(&[lines[0], lines[1], lines[3], lines[2]].join("\n"), "line 4");
         refused(&text.replacen("\"version\":1", "\"version\":2", 1), "version 2");
         refused(&text.replacen("59999", "60000", 1), "line 2");
+        refused(&text.replacen("59999", "-86400001", 1), "line 2");
         refused(&text.replacen("\"facts\":3", "\"facts\":5001", 1), "line 1");
         refused(&text.replacen("t00001", "T 1", 1), "line 3");
         assert!(matches!(Batch::decode(&vec![b' '; LARGEST + 1]), Err(NotABatch::TooLarge)));

@@ -12,6 +12,8 @@ pub use tally::{Moments, Outcome, Seen, Tally};
 
 /// Milliseconds of a minute.
 pub const MINUTE_MS: u64 = 60_000;
+/// Milliseconds of a day: no request that is told of took longer.
+const DAY_MS: u64 = 86_400_000;
 
 /// A minute, counted from the beginning of 1970 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,17 +33,19 @@ impl Minute {
         self.0.saturating_mul(MINUTE_MS)
     }
 
-    /// Where a moment lies in this minute, in milliseconds: at its ends if it lies outside.
+    /// Where a moment lies, in milliseconds from the beginning of this minute: below zero before it, at most a day; at its end
+    /// after it.
     #[must_use]
-    pub fn offset(self, unix_ms: u64) -> u16 {
-        let within = unix_ms.saturating_sub(self.start()).min(MINUTE_MS - 1);
-        u16::try_from(within).unwrap_or(u16::MAX)
+    pub fn offset(self, unix_ms: u64) -> i32 {
+        let after = unix_ms.saturating_sub(self.start()).min(MINUTE_MS - 1);
+        let before = self.start().saturating_sub(unix_ms).min(DAY_MS);
+        i32::try_from(after).unwrap_or(0) - i32::try_from(before).unwrap_or(0)
     }
 
-    /// The moment at this many milliseconds of it, in milliseconds since 1970.
+    /// The moment at this many milliseconds from its beginning, in milliseconds since 1970.
     #[must_use]
-    pub const fn at(self, offset: u16) -> u64 {
-        self.start().saturating_add(offset as u64)
+    pub fn at(self, offset: i32) -> u64 {
+        self.start().saturating_add_signed(i64::from(offset))
     }
 }
 

@@ -33,35 +33,36 @@ impl Outcome {
     }
 }
 
-/// Moments of one minute, in milliseconds from its beginning.
+/// Moments of one minute, in milliseconds from its beginning. A request counts in the minute in which it ends: it may have come
+/// before that began, and that is below zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Moments {
     /// The first request that ended badly, by when it came.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_bad: Option<u16>,
+    pub first_bad: Option<i32>,
     /// The last one, by when it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_bad: Option<u16>,
+    pub last_bad: Option<i32>,
     /// The first request that had to wait for a move, by when it came.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_held: Option<u16>,
+    pub first_held: Option<i32>,
     /// The last one, by when it came.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_held: Option<u16>,
+    pub last_held: Option<i32>,
     /// The first write that ended well, by when it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_good_write: Option<u16>,
+    pub first_good_write: Option<i32>,
     /// The first write that ended well since then: after the last bad request, and after the last one had come that had to
     /// wait. None if there was neither.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub good_write_after: Option<u16>,
+    pub good_write_after: Option<i32>,
 }
 
 impl Moments {
     /// All of them.
     #[must_use]
-    pub const fn all(&self) -> [Option<u16>; 6] {
+    pub const fn all(&self) -> [Option<i32>; 6] {
         [
             self.first_bad,
             self.last_bad,
@@ -74,11 +75,11 @@ impl Moments {
 
     /// The last moment at which a client saw that something was wrong.
     #[must_use]
-    pub fn last_trouble(&self) -> Option<u16> {
+    pub fn last_trouble(&self) -> Option<i32> {
         self.last_bad.max(self.last_held)
     }
 
-    fn trouble(&mut self, since: Option<u16>) {
+    fn trouble(&mut self, since: Option<i32>) {
         let last = self.last_trouble();
         if last > since {
             // Of the writes since then only those of before are known.
@@ -86,7 +87,7 @@ impl Moments {
         }
     }
 
-    fn wrote(&mut self, ended: u16) {
+    fn wrote(&mut self, ended: i32) {
         least(&mut self.first_good_write, ended);
         if self.last_trouble().is_some_and(|last| ended >= last) {
             least(&mut self.good_write_after, ended);
@@ -182,9 +183,8 @@ pub struct Seen {
 }
 
 impl Tally {
-    /// Counts a request that came and ended at these milliseconds of the minute. One that came before the minute began has
-    /// come at its beginning: what happened earlier is not this minute's.
-    pub fn count(&mut self, seen: &Seen, came: u16, ended: u16) {
+    /// Counts a request that came and ended at these milliseconds of the minute.
+    pub fn count(&mut self, seen: &Seen, came: i32, ended: i32) {
         *self.of(seen.outcome) += 1;
         self.writes += u64::from(seen.write);
         self.decrypted += u64::from(seen.decrypted);
@@ -256,6 +256,6 @@ const fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-fn least(kept: &mut Option<u16>, new: u16) {
+fn least(kept: &mut Option<i32>, new: i32) {
     *kept = Some(kept.map_or(new, |old| old.min(new)));
 }
