@@ -1,0 +1,2 @@
+mod copies;
+mod figures;
