@@ -7,5 +7,6 @@ pub mod keys;
 pub mod moves;
 pub mod problem;
 pub mod protection;
+pub mod reports;
 pub mod views;
 pub mod witnesses;

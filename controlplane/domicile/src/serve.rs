@@ -14,7 +14,7 @@ use domicile_model::links::AddressMap;
 use domicile_provider_postgres::{PostgresConfig, PostgresDatabases};
 use domicile_server::serve::{constants, options};
 use domicile_server::{CancellationToken, Config, Limits, Operators, ServeError, Server, chain};
-use domicile_server::{archive, room};
+use domicile_server::{archive, facts, room};
 use domicile_store_etcd::{EtcdConfig, EtcdStore};
 
 use crate::logs;
@@ -83,6 +83,10 @@ fn plan(args: &ServeArgs) -> Result<Plan, Failure> {
             patience: Duration::from_secs(10),
             sabotage: archive::Sabotage::None,
         }),
+        facts: args
+            .history_dir
+            .as_ref()
+            .map(|dir| facts::Settings { dir: dir.clone(), age: args.history_age }),
         room: room::Settings { history: (!args.registry_history.is_zero()).then_some(args.registry_history) },
     };
     Ok(Plan { config, registry, secret })
@@ -129,7 +133,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 fn failed(error: &ServeError) -> Failure {
     let exit = match error {
         ServeError::Constants(_) | ServeError::Lease(_) => Exit::Usage,
-        ServeError::Listen { .. } | ServeError::Archive(_) => Exit::Io,
+        ServeError::Listen { .. } | ServeError::Archive(_) | ServeError::History(_) => Exit::Io,
         ServeError::Start(_) => Exit::Internal,
     };
     let hint = match error {
@@ -139,6 +143,7 @@ fn failed(error: &ServeError) -> Failure {
         ServeError::Archive(_) => {
             "name a directory that only this process writes to, and keep its key: see the error"
         }
+        ServeError::History(_) => "name a directory that only this process writes to: see the error",
         ServeError::Start(_) => "this is a bug: report it with this sentence",
     };
     Failure::new(exit, chain(error)).hint(hint)

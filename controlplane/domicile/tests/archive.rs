@@ -35,6 +35,7 @@ fn config(dir: &Path) -> Config {
         links: AddressMap::default(),
         options: Options::default(),
         room: room::Settings { history: Some(Duration::from_secs(1)) },
+        facts: None,
         archive: Some(Settings {
             dir: dir.to_owned(),
             keep: Keep { newest: 5, age: Duration::from_secs(3_600) },

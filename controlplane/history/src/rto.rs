@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use domicile_api::reports::Rto;
 use domicile_facts::{MINUTE_MS, Minute, Moments};
-use serde::{Deserialize, Serialize};
 
 use crate::Row;
 
@@ -13,39 +13,6 @@ unknown) or that was held, to the end of the first write that ended well after t
 good writes of the same minute are told apart by their milliseconds; trouble that a good write had ended before the move began \
 is another one; moments of routers are put on the control plane's clock by the offset that they measured, the clock bound says how \
 far the ends may be off; a tenant of whom no request came has none";
-
-/// What a tenant lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "rto", rename_all = "kebab-case")]
-pub enum Rto {
-    /// Nobody came while it lasted: it is not known, and not nothing.
-    NotObserved,
-    /// Requests came, and none of them failed or was held.
-    Unharmed {
-        /// How many.
-        requests: u64,
-    },
-    /// Trouble, and no good write since.
-    StillOut {
-        /// When the first one came, in milliseconds since 1970.
-        first_ms: u64,
-        /// When the last one was over.
-        last_ms: u64,
-    },
-    /// It began and ended.
-    Observed {
-        /// When the first request came that failed or was held, in milliseconds since 1970.
-        first_ms: u64,
-        /// The last moment at which one failed or came to be held.
-        last_ms: u64,
-        /// When the first good write after it had ended.
-        good_ms: u64,
-        /// From the first to the good write, in milliseconds.
-        length_ms: u64,
-        /// By how much clocks may have been off against each other, in milliseconds; none: a router never compared its own.
-        within_ms: Option<u64>,
-    },
-}
 
 /// Trouble from its first request to the first good write after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

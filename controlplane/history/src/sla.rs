@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domicile_api::reports::Sla;
 use domicile_facts::{Minute, Tally};
-use serde::{Deserialize, Serialize};
 
 use crate::{Coverage, Row};
 
@@ -17,33 +17,6 @@ pub const FORMULA: &str = "a minute is bad if more than 5 % of its requests ende
 outcome unknown; refused ones and those whose client left are not counted), else available; idle if routers told of it and nobody came; \
 unknown if no router told anything; availability = available / (available + bad), at least with the unknown minutes as bad, at \
 most with them as available; error budget = (1 - objective) x minutes of the period";
-
-/// A period of one tenant. Availabilities are in parts of a million.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Sla {
-    /// Minutes of the period that are over.
-    pub minutes: u64,
-    /// In which requests came and were served.
-    pub available: u64,
-    /// In which too many ended badly.
-    pub bad: u64,
-    /// In which nobody came.
-    pub idle: u64,
-    /// Of which nothing is known.
-    pub unknown: u64,
-    /// All requests.
-    pub requests: u64,
-    /// Those that ended badly.
-    pub bad_requests: u64,
-    /// Availability if all unknown minutes were bad; none if no minute counts.
-    pub least_ppm: Option<u64>,
-    /// Availability if all of them were available.
-    pub most_ppm: Option<u64>,
-    /// Bad minutes that the objective leaves to the whole period.
-    pub budget: u64,
-    /// What is left of it if all unknown minutes were bad; below zero: it is overdrawn.
-    pub budget_left: i64,
-}
 
 /// The service level of a tenant whose minutes these rows are, from a minute on and before another one, against an objective in
 /// parts of a million. `whole` is how many minutes the whole period has; it may not be over.

@@ -63,6 +63,8 @@ pub struct App {
     pub metrics: Metrics,
     /// This control plane's copy of what has left the registry.
     pub archive: Option<Arc<crate::archive::Archive>>,
+    /// This control plane's copy of what routers saw.
+    pub facts: Option<crate::facts::Kept>,
     /// How full the registry is.
     pub room: room::Keeper,
     /// How long the registry's history is kept; none: somebody else forgets it.

@@ -1,10 +1,12 @@
 //! What the control plane counts. Labels are bounded: routes, status classes and cells, never
 //! tenants.
 
+use crate::http::facts::label;
 use crate::protection::ProtectionMetrics;
 use crate::reconcile::DriftMetrics;
 use crate::room::RoomMetrics;
 use crate::waiting::WaitingMetrics;
+use domicile_history::Stored;
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// The counts of one control plane.
@@ -40,6 +42,12 @@ pub struct Metrics {
     pub drift: DriftMetrics,
     /// Moves that wait for people.
     pub waiting: WaitingMetrics,
+    /// Batches of facts that routers told, by what became of them.
+    pub facts: IntCounterVec,
+    /// Batches of facts that are kept.
+    pub history_batches: IntGauge,
+    /// Bytes of the history.
+    pub history_bytes: IntGauge,
     /// How the archive stands.
     pub archive: crate::archive::ArchiveMetrics,
 }
@@ -79,6 +87,22 @@ impl Metrics {
             "domicile_cell_fence_level",
             "what stops direct writers of the holder's database: 0 gate-only, 1 dead-man, 2 supervisor, 3 watchdog",
         )?;
+        let facts = IntCounterVec::new(
+            Opts::new(
+                "domicile_control_facts_total",
+                "batches of facts that routers told, by what became of them",
+            ),
+            &["became"],
+        )?;
+        for became in [Stored::New, Stored::Already, Stored::Differs] {
+            facts.with_label_values(&[label(became)]);
+        }
+        let history_batches =
+            IntGauge::new("domicile_control_history_batches", "batches of facts that are kept")?;
+        let history_bytes = IntGauge::new("domicile_control_history_bytes", "bytes of the history")?;
+        registry.register(Box::new(facts.clone()))?;
+        registry.register(Box::new(history_batches.clone()))?;
+        registry.register(Box::new(history_bytes.clone()))?;
         registry.register(Box::new(fence_level.clone()))?;
         registry.register(Box::new(loss_slot_kept.clone()))?;
         registry.register(Box::new(loss_slot_limit.clone()))?;
@@ -110,6 +134,9 @@ impl Metrics {
             room,
             drift,
             waiting,
+            facts,
+            history_batches,
+            history_bytes,
             archive,
         })
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// What a name in the operators' file may do. Everybody who stands in it may look.
+/// What a name in the operators' file may do. Everybody who stands in it may look, but routers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Looks, and no more.
@@ -22,10 +22,13 @@ pub enum Role {
     Losses,
     /// May let the approval policy ask for fewer people.
     Admin,
+    /// A router, whose id the name is: tells what it saw, and may nothing else.
+    Router,
 }
 
 impl Role {
-    const ALL: [Self; 5] = [Self::Viewer, Self::Operator, Self::Approver, Self::Losses, Self::Admin];
+    const ALL: [Self; 6] =
+        [Self::Viewer, Self::Operator, Self::Approver, Self::Losses, Self::Admin, Self::Router];
 
     /// The word in the file.
     #[must_use]
@@ -36,6 +39,7 @@ impl Role {
             Self::Approver => "approver",
             Self::Losses => "losses",
             Self::Admin => "admin",
+            Self::Router => "router",
         }
     }
 }
@@ -55,6 +59,12 @@ impl Roles {
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         self.0.contains(&role)
+    }
+
+    /// Whether it is the only one.
+    #[must_use]
+    pub fn is_only(&self, role: Role) -> bool {
+        self.0.len() == 1 && self.has(role)
     }
 
     /// Reads `operator,approver`.
@@ -92,7 +102,7 @@ pub enum OperatorsError {
     },
     /// A line is not `name sha256-in-hex [roles]`. The line itself is not repeated: it may hold a token in the clear.
     #[error(
-        "the operators' file {path}, line {line}: {what}; write `name`, the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum), and, if not `operator` alone, the roles as in `operator,approver` (viewer, operator, approver, losses, admin)"
+        "the operators' file {path}, line {line}: {what}; write `name`, the SHA-256 of the token in 64 hexadecimal digits (printf %s \"$TOKEN\" | sha256sum), and, if not `operator` alone, the roles as in `operator,approver` (viewer, operator, approver, losses, admin, router)"
     )]
     Line {
         /// The file.
@@ -266,9 +276,9 @@ mod tests {
             let (_, roles) = operators.whose(token).unwrap();
             Role::ALL.map(|role| roles.has(role))
         };
-        assert_eq!(may("a"), [false, true, false, false, false]);
-        assert_eq!(may("b"), [false, true, true, false, false]);
-        assert_eq!(may("c"), [true, false, false, false, false]);
+        assert_eq!(may("a"), [false, true, false, false, false, false]);
+        assert_eq!(may("b"), [false, true, true, false, false, false]);
+        assert_eq!(may("c"), [true, false, false, false, false, false]);
         for wrong in ["root", "operator,", "operator approver", "Operator", ","] {
             assert!(parse(&format!("ann {} {wrong}", hash("a"))).is_err(), "{wrong}");
         }

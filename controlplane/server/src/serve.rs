@@ -22,7 +22,7 @@ use crate::lead::{self, Ambition};
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::roster::{self, Roster};
-use crate::{archive, http, room, samples};
+use crate::{archive, facts, http, room, samples};
 
 /// Longest wait for open requests when stopping.
 const CLOSE: Duration = Duration::from_secs(3);
@@ -58,6 +58,8 @@ pub struct Config {
     pub room: room::Settings,
     /// The archive of what leaves the registry; none: nothing does.
     pub archive: Option<archive::Settings>,
+    /// The history of what routers saw; none: it is not kept here.
+    pub facts: Option<facts::Settings>,
 }
 
 /// Why a control plane does not start, or ends.
@@ -80,6 +82,9 @@ pub enum ServeError {
     /// The copy of the archive can't be kept.
     #[error("--archive-dir")]
     Archive(#[source] domicile_archive::ArchiveError),
+    /// The history can't be kept.
+    #[error("--history-dir")]
+    History(#[source] domicile_history::HistoryError),
     /// The fence constants would stop healthy cells.
     #[error("--fence: {0}")]
     Constants(&'static str),
@@ -158,6 +163,10 @@ impl Server {
         let advertised = config.advertise.unwrap_or(address);
         let copy = config.archive.map(|settings| archive::Archive::open(settings, advertised)).transpose();
         let copy = copy.map_err(ServeError::Archive)?;
+        let history = match config.facts {
+            Some(settings) => Some(facts::Kept::open(settings).await.map_err(ServeError::History)?),
+            None => None,
+        };
         let keeper = room::Keeper::new(Arc::clone(&engine), clock.clone());
         let (leading, led) = watch::channel(None);
         let app = Arc::new(App {
@@ -176,6 +185,7 @@ impl Server {
             links: config.links,
             room: keeper,
             archive: copy.map(Arc::new),
+            facts: history,
             history: config.room.history,
             http: client.map_err(|e| ServeError::Start(e.to_string()))?,
             metrics: Metrics::new().map_err(|e| ServeError::Start(e.to_string()))?,
@@ -208,6 +218,7 @@ impl Server {
             tokio::select! {
                 () = samples::run(&app) => {}
                 () = room::run(&app) => {}
+                () = facts::run(&app) => {}
                 () = archive::copies::follow(&app) => {}
                 () = roster::follow(&app, tokens) => {}
                 () = lead::run(&app, &ambition, &leading, &cancel) => {}

@@ -27,7 +27,7 @@ pub struct ServeArgs {
     #[arg(long, value_parser = address)]
     pub advertise: Option<SocketAddr>,
     /// The operators: a file with lines `name sha256-of-token-in-hex [roles]`; roles are viewer, operator (the default),
-    /// approver, losses and admin, joined by commas.
+    /// approver, losses, admin and router, joined by commas.
     #[arg(long)]
     pub tokens: PathBuf,
     /// The secret of the agents: file:/path or env:NAME.
@@ -70,6 +70,13 @@ pub struct ServeArgs {
     /// ever kept a copy, else 1].
     #[arg(long, requires = "archive_dir", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub archive_copies: Option<u16>,
+    /// A directory of this control plane's own, for what routers tell it of their traffic (their --facts-to): reports rest on
+    /// it. Without it routers keep it for the others.
+    #[arg(long)]
+    pub history_dir: Option<PathBuf>,
+    /// Whatever is older is forgotten, such as 400d.
+    #[arg(long, default_value = "400d", value_parser = long_duration, requires = "history_dir")]
+    pub history_age: Duration,
     /// How long etcd's history is kept before the leader compacts it; 0s if something else does.
     #[arg(long, default_value = "5m", value_parser = duration_or_none)]
     pub registry_history: Duration,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use domicile_api::reports::Rto;
 use domicile_facts::{ClockBound, Fact, MINUTE_MS, Minute, Outcome, Seen, Tally};
 use domicile_model::{RegionId, Role, RouterId};
 use proptest::prelude::*;
 
 use super::copies::tenant;
-use crate::rto::{self, Rto};
+use crate::rto;
 use crate::sla;
 use crate::{Coverage, Row};
 

@@ -58,6 +58,19 @@ pub(crate) async fn reads_losses(request: Request, next: Next) -> Response {
     needs(Role::Losses, request, next).await
 }
 
+/// Lets only routers through, who tell facts.
+pub(crate) async fn tells(request: Request, next: Next) -> Response {
+    needs(Role::Router, request, next).await
+}
+
+/// Lets everybody through but those who are routers and nothing else: they may not look.
+pub(crate) async fn people(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Roles>().is_some_and(|roles| roles.is_only(Role::Router)) {
+        return needs(Role::Viewer, request, next).await;
+    }
+    next.run(request).await
+}
+
 async fn needs(role: Role, request: Request, next: Next) -> Response {
     if request.extensions().get::<Roles>().is_some_and(|roles| roles.has(role)) {
         return next.run(request).await;

@@ -3,6 +3,7 @@
 mod archive;
 mod auth;
 mod brakes;
+pub(crate) mod facts;
 mod fleet;
 mod forward;
 mod health;
@@ -12,6 +13,7 @@ mod losses;
 mod moves;
 mod openapi;
 pub(crate) mod problem;
+mod reports;
 mod service;
 mod witnesses;
 
@@ -77,6 +79,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/tenants", get(fleet::tenants))
         .route("/v1/tenants/{id}", get(fleet::tenant))
         .route("/v1/tenants/{id}/route", get(fleet::route))
+        .route("/v1/reports/rto", get(reports::rto))
+        .route("/v1/reports/sla", get(reports::sla))
         .route_layer(from_fn_with_state(Arc::clone(app), fleet::seen));
     // Of these each answer is one linearizable read: it is as new as can be, or there is none.
     let reads = Router::new()
@@ -87,8 +91,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}", get(moves::show))
         .route("/v1/moves/{id}/events", get(moves::events))
         .route("/v1/moves/{id}/losses", get(losses::list));
-    let known =
-        changes.merge(seen).merge(reads).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
+    // Everything so far is for people; a router's token opens one door, and that one nobody else's.
+    let people = changes.merge(seen).merge(reads).route_layer(from_fn(auth::people));
+    let told = Router::new().route("/v1/facts", post(facts::take)).route_layer(from_fn(auth::tells));
+    let known = people.merge(told).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
     Router::new()
         .merge(known)
         .route("/v1/archive/segments/{n}", get(archive::segment))

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 38] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 41] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -97,6 +97,24 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 38] = [
     ("delete", "/v1/stop", "Lifts the emergency stop.", None),
     ("post", "/v1/freezes", "No planned move of these cells in this window.", Some("FreezeRequest")),
     ("delete", "/v1/freezes/{id}", "Ends a freeze early.", None),
+    (
+        "post",
+        "/v1/facts",
+        "Takes a batch of what a router saw. Takes the role router, and the router's id as the name. Safe to repeat.",
+        None,
+    ),
+    (
+        "get",
+        "/v1/reports/rto",
+        "What a move cost each tenant, by what routers saw. Query: move, tenant.",
+        None,
+    ),
+    (
+        "get",
+        "/v1/reports/sla",
+        "Service levels of a month, by what routers saw. Query: month, tenant, objective, until.",
+        None,
+    ),
     ("get", "/v1/moves/{id}/losses", "The transactions that a forced move lost.", None),
     (
         "post",

@@ -227,6 +227,8 @@ pub(crate) struct Special {
     pub(crate) room: domicile_server::room::Settings,
     /// Its copy of the archive.
     pub(crate) archive: Option<domicile_server::archive::Settings>,
+    /// Its history.
+    pub(crate) facts: Option<domicile_server::facts::Settings>,
 }
 
 /// A running control plane.
@@ -243,7 +245,7 @@ impl Plane {
 
     /// One that is special.
     pub(crate) async fn start_with(name: &str, store: Arc<MemoryStore>, special: Special) -> Self {
-        let Special { limits, tokens, obstinate, reserve, room, archive } = special;
+        let Special { limits, tokens, obstinate, reserve, room, archive, facts } = special;
         let operators = match &tokens {
             Some(file) => Operators::load(file).unwrap(),
             None => Operators::parse(Path::new("tokens"), &operator("ann", TOKEN)).unwrap(),
@@ -268,6 +270,7 @@ impl Plane {
             options,
             room,
             archive,
+            facts,
         };
         let server = Server::bind(config, store, Arc::new(Idle { obstinate }), Clock::Machine).await.unwrap();
         let address = server.address();

@@ -9,6 +9,7 @@ mod archive;
 mod brakes;
 mod common;
 mod doors;
+mod facts;
 mod losses;
 mod operators;
 mod reconcile;
