@@ -6,13 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::moves::MoveKind;
 
+/// `GET /v1/facts/clock`: for routers that compare theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Now {
+    /// The control plane's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
 /// `POST /v1/facts`, from a router: what became of its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
     /// Whether it was here already.
     pub already: bool,
-    /// The control plane's clock, in milliseconds since 1970: the router tells how far its own is off.
-    pub now_ms: u64,
 }
 
 /// What a tenant lost.
@@ -110,6 +115,8 @@ pub struct Sla {
     pub requests: u64,
     /// Those that ended badly.
     pub bad_requests: u64,
+    /// Of all of them, those that were no reads.
+    pub writes: u64,
     /// Availability if all unknown minutes were bad; none if no minute counts.
     pub least_ppm: Option<u64>,
     /// Availability if all of them were available.

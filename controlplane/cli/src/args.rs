@@ -1,5 +1,6 @@
 //! The command line. Parsing reads no file and connects nowhere.
 
+mod report;
 mod serve;
 mod witnesses;
 
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::registry::RegistryVerb;
 
+pub use report::{ReportVerb, SlaArgs};
 pub use serve::{AgentArgs, ServeArgs, SuperviseArgs};
 pub(crate) use serve::{address, duration};
 pub use witnesses::WitnessArgs;
@@ -86,6 +88,9 @@ pub enum Command {
     Archive(ArchiveVerb),
     /// Who changed what, when and why: the whole log, also what has left the registry, checked up to the registry's head.
     Audit(AuditArgs),
+    /// What tenants saw, by the routers' own facts.
+    #[command(subcommand)]
+    Report(ReportVerb),
     /// The registry itself: backup, restore, rebuild. Works without a control plane.
     #[command(subcommand)]
     Registry(Box<RegistryVerb>),

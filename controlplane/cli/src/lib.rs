@@ -21,6 +21,7 @@ pub mod losses;
 pub mod out;
 pub mod region;
 pub mod registry;
+pub mod report;
 pub mod status;
 pub mod tenant;
 
@@ -31,8 +32,8 @@ use clap::error::ErrorKind;
 use domicile_api::moves::{ReasonRequest, RetryRequest};
 
 use args::{
-    AgentArgs, ArchiveVerb, CellVerb, Cli, Command, FailoverVerb, LossesVerb, RegionVerb, ServeArgs,
-    ServiceArgs, SuperviseArgs, TenantVerb,
+    AgentArgs, ArchiveVerb, CellVerb, Cli, Command, FailoverVerb, LossesVerb, RegionVerb, ReportVerb,
+    ServeArgs, ServiceArgs, SuperviseArgs, TenantVerb,
 };
 use client::Client;
 use exit::Exit;
@@ -143,6 +144,10 @@ async fn ask(cli: &Cli, client: &Client, out: &mut Out) -> Result<Exit, Failure>
         Command::Failover(verb) => failover(verb, client, out).await,
         Command::Key(verb) => key::run(verb, client, out).await,
         Command::Freeze(verb) => freeze::run(verb, client, out).await,
+        Command::Report(ReportVerb::Rto { id, tenant, csv }) => {
+            report::rto::run(*id, tenant.as_ref(), *csv, client, out).await
+        }
+        Command::Report(ReportVerb::Sla(args)) => report::sla::run(args, client, out).await,
         Command::Archive(ArchiveVerb::Status) => archive::status::run(client, out).await,
         Command::Archive(ArchiveVerb::Run { dry_run }) => archive::run::run(*dry_run, client, out).await,
         Command::Audit(args) => audit::run(args, client, out).await,

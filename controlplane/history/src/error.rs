@@ -57,8 +57,10 @@ pub enum HistoryError {
 impl HistoryError {
     pub(crate) fn of(path: &Path, source: sqlx::Error) -> Self {
         // SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes.
-        let code =
-            source.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<u32>().ok());
+        let code = source
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .and_then(|code| code.parse::<u32>().ok());
         if matches!(code.map(|code| code & 0xff), Some(11 | 26)) {
             return Self::Damaged { path: path.to_owned(), source };
         }

@@ -35,6 +35,7 @@ pub fn of(
         let sum = minutes.entry(row.minute).or_default();
         *sum = (sum.0.saturating_add(bad), sum.1.saturating_add(served));
         sla.requests = sla.requests.saturating_add(row.fact.tally.requests());
+        sla.writes = sla.writes.saturating_add(row.fact.tally.writes);
         sla.bad_requests = sla.bad_requests.saturating_add(bad);
     }
     let told: BTreeSet<Minute> =

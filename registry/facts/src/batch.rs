@@ -139,11 +139,14 @@ impl Batch {
             if facts.last().is_some_and(|last| order(last) >= order(&fact)) {
                 return Err(wrong(n + 2, &"facts stand in the order of tenant and region, each once"));
             }
+            let episodes = fact.tally.episodes.as_slice().iter();
+            let episodes = episodes.flat_map(|e| [Some(e.first), Some(e.last), e.good]);
             if fact
                 .tally
                 .at
                 .all()
                 .into_iter()
+                .chain(episodes)
                 .flatten()
                 .any(|ms| head.minute.offset(head.minute.at(ms)) != ms)
             {
@@ -249,6 +252,7 @@ mod tests {
                 bytes_up: most,
                 bytes_down: most,
                 at: fact.tally.at,
+                episodes: fact.tally.episodes,
             };
         }
         assert!(batch.encode().len() < LARGEST, "{}", batch.encode().len());

@@ -2,12 +2,14 @@
 //! times and residency are computed from them; no decision rests on them.
 
 mod batch;
+mod episodes;
 mod tally;
 
 use domicile_model::{RegionId, TenantId};
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, BatchId, ClockBound, Head, LARGEST, MOST_FACTS, NotABatch, VERSION};
+pub use episodes::{Episode, Episodes};
 pub use tally::{Moments, Outcome, Seen, Tally};
 
 /// Milliseconds of a minute.

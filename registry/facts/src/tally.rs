@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::episodes::Episodes;
+
 /// How a request ended, for whom it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
@@ -47,51 +49,16 @@ pub struct Moments {
     /// The first request that had to wait for a move, by when it came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_held: Option<i32>,
-    /// The last one, by when it came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_held: Option<i32>,
     /// The first write that ended well, by when it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_good_write: Option<i32>,
-    /// The first write that ended well since then: after the last bad request, and after the last one had come that had to
-    /// wait. None if there was neither.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub good_write_after: Option<i32>,
 }
 
 impl Moments {
     /// All of them.
     #[must_use]
-    pub const fn all(&self) -> [Option<i32>; 6] {
-        [
-            self.first_bad,
-            self.last_bad,
-            self.first_held,
-            self.last_held,
-            self.first_good_write,
-            self.good_write_after,
-        ]
-    }
-
-    /// The last moment at which a client saw that something was wrong.
-    #[must_use]
-    pub fn last_trouble(&self) -> Option<i32> {
-        self.last_bad.max(self.last_held)
-    }
-
-    fn trouble(&mut self, since: Option<i32>) {
-        let last = self.last_trouble();
-        if last > since {
-            // Of the writes since then only those of before are known.
-            self.good_write_after = self.good_write_after.filter(|write| Some(*write) >= last);
-        }
-    }
-
-    fn wrote(&mut self, ended: i32) {
-        least(&mut self.first_good_write, ended);
-        if self.last_trouble().is_some_and(|last| ended >= last) {
-            least(&mut self.good_write_after, ended);
-        }
+    pub const fn all(&self) -> [Option<i32>; 4] {
+        [self.first_bad, self.last_bad, self.first_held, self.first_good_write]
     }
 
     fn add(&mut self, other: &Self) {
@@ -104,13 +71,7 @@ impl Moments {
                 least(kept, new);
             }
         }
-        let after =
-            [self.good_write_after, other.good_write_after, self.first_good_write, other.first_good_write];
         self.last_bad = self.last_bad.max(other.last_bad);
-        self.last_held = self.last_held.max(other.last_held);
-        let last = self.last_trouble();
-        self.good_write_after =
-            last.and_then(|last| after.into_iter().flatten().filter(|w| *w >= last).min());
     }
 }
 
@@ -163,6 +124,9 @@ pub struct Tally {
     /// When what happened.
     #[serde(flatten)]
     pub at: Moments,
+    /// Trouble, each with the first good write after it.
+    #[serde(skip_serializing_if = "Episodes::is_empty")]
+    pub episodes: Episodes,
 }
 
 /// A request that is over.
@@ -190,22 +154,22 @@ impl Tally {
         self.decrypted += u64::from(seen.decrypted);
         self.bytes_up = self.bytes_up.saturating_add(seen.bytes_up);
         self.bytes_down = self.bytes_down.saturating_add(seen.bytes_down);
-        let since = self.at.last_trouble();
         if let Some(held) = seen.held {
             let held = u64::try_from(held.as_millis()).unwrap_or(u64::MAX);
             self.held += 1;
             self.held_ms = self.held_ms.saturating_add(held);
             self.held_most_ms = self.held_most_ms.max(held);
             least(&mut self.at.first_held, came);
-            self.at.last_held = self.at.last_held.max(Some(came));
+            self.episodes.trouble(came, came);
         }
         if seen.outcome.is_bad() {
             least(&mut self.at.first_bad, came);
             self.at.last_bad = self.at.last_bad.max(Some(ended));
+            self.episodes.trouble(came, ended);
         }
-        self.at.trouble(since);
         if seen.write && seen.outcome == Outcome::Good {
-            self.at.wrote(ended);
+            least(&mut self.at.first_good_write, ended);
+            self.episodes.wrote(ended);
         }
     }
 
@@ -226,6 +190,7 @@ impl Tally {
         self.bytes_up = self.bytes_up.saturating_add(other.bytes_up);
         self.bytes_down = self.bytes_down.saturating_add(other.bytes_down);
         self.at.add(&other.at);
+        self.episodes.add(&other.episodes);
     }
 
     fn of(&mut self, outcome: Outcome) -> &mut u64 {

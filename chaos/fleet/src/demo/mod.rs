@@ -3,6 +3,7 @@
 pub(crate) mod failover;
 pub mod operator;
 mod outage;
+mod reports;
 pub mod routers;
 pub(crate) mod stage;
 pub(crate) mod summary;
@@ -118,7 +119,9 @@ async fn chapters(stage: &mut Stage, summary: &mut Summary) -> anyhow::Result<()
     summary.failover = Some(failover::tell(stage, summary.fence_time_ms).await?);
     stage.chapter("4. No registry, no control plane: traffic goes on");
     summary.registry_outage = Some(outage::tell(stage, summary.fence_time_ms).await?);
-    stage.chapter("5. What was measured");
+    stage.chapter("5. What tenants saw, as the routers told it");
+    reports::tell(stage, summary.failover.as_ref().and_then(|f| f.rto_ms)).await?;
+    stage.chapter("6. What was measured");
     stage.check_all_epochs();
     Ok(())
 }

@@ -219,6 +219,27 @@ impl Operator {
         }
     }
 
+    /// A report; of this control plane where one is named.
+    ///
+    /// # Errors
+    /// When it is not answered.
+    pub async fn report<T: DeserializeOwned>(
+        &self,
+        server: Option<&str>,
+        args: &[&str],
+    ) -> anyhow::Result<T> {
+        let asked = Self { servers: server.unwrap_or(&self.servers).to_owned(), ..self.clone() };
+        asked.ask(&[&["--json", "report"], args].concat()).await
+    }
+
+    /// All moves, newest first.
+    ///
+    /// # Errors
+    /// When no control plane answers within a minute.
+    pub(crate) async fn moves(&self) -> anyhow::Result<Vec<MoveView>> {
+        self.ask(&["--json", "failover", "list"]).await
+    }
+
     /// What a forced move lost.
     ///
     /// # Errors

@@ -61,6 +61,11 @@ pub fn registry(plan: &Plan) -> String {
     format!("etcd://{}", members.join(","))
 }
 
+/// All control planes, as `--facts-to` takes them.
+fn controls(plan: &Plan) -> String {
+    plan.all(Kind::Control).map(|u| u.listen().to_string()).collect::<Vec<_>>().join(",")
+}
+
 /// How a unit is started. `peer_link` gives the proxy in front of an etcd member's peer port.
 ///
 /// # Errors
@@ -109,6 +114,8 @@ pub fn spec(
                     .iter()
                     .flat_map(|fence| ["--fence".to_owned(), format!("{}ms", fence.as_millis())]),
             )
+            .arg("--history-dir")
+            .arg(layout.state_of(name))
             .args(["--agent-secret", &layout.secret("agent").to_string(), "--links", &links]),
         Kind::Agent => Spec::new(name, &programs.domicile, &logs)
             .arg("agent")
@@ -148,6 +155,8 @@ pub fn spec(
             .arg(layout.state_of(name))
             .arg("--access-log")
             .arg(logs.join(format!("{name}.access.json")))
-            .args(["--trusted-networks", "127.0.0.0/8", "--peer-secret", &peer_secret]),
+            .args(["--trusted-networks", "127.0.0.0/8", "--peer-secret", &peer_secret])
+            .args(["--facts-to", &controls(plan), "--facts-token"])
+            .arg(layout.secret(&format!("facts-{name}")).to_string()),
     })
 }

@@ -138,11 +138,11 @@ impl Layout {
     }
 }
 
-/// Makes all secrets, at random. Those that agents read belong to the servers' user.
+/// Makes all secrets, at random, those of these routers too. Those that agents read belong to the servers' user.
 ///
 /// # Errors
 /// When a file can't be written.
-pub fn write_secrets(layout: &Layout) -> anyhow::Result<()> {
+pub fn write_secrets(layout: &Layout, routers: &[&str]) -> anyhow::Result<()> {
     for name in ["operator", "control", "agent", "peer", "db-app", "db-domicile", "db-replicator"] {
         write_shared(&layout.home.join("secrets").join(name), &random_hex())?;
     }
@@ -151,11 +151,15 @@ pub fn write_secrets(layout: &Layout) -> anyhow::Result<()> {
     write_shared(&layout.home.join("secrets").join("losses"), &key.text())?;
     write_shared(&layout.home.join("conf").join("recipient"), &format!("{}\n", key.recipient()))?;
     let token = layout.secret("operator").read()?;
-    let digest = hex::encode(Sha256::digest(token.as_bytes()));
-    write_shared(
-        &layout.home.join("secrets").join("tokens"),
-        &format!("demo-operator {digest} operator,losses\n"),
-    )
+    let digest = |token: &str| hex::encode(Sha256::digest(token.as_bytes()));
+    let mut tokens = format!("demo-operator {} operator,losses\n", digest(&token));
+    // Each router has a token of its own, and may tell its own facts with it.
+    for router in routers {
+        let (name, token) = (format!("facts-{router}"), random_hex());
+        write_shared(&layout.home.join("secrets").join(name), &token)?;
+        tokens.push_str(&format!("{router} {} router\n", digest(&token)));
+    }
+    write_shared(&layout.home.join("secrets").join("tokens"), &tokens)
 }
 
 fn random_hex() -> String {

@@ -221,6 +221,7 @@ impl Plan {
                 let purposes: &[&str] = match (from.kind, to.kind) {
                     (Kind::Edge | Kind::Gate | Kind::Control | Kind::Agent, Kind::Etcd) => &["listen"],
                     _ if from.region == to.region => &[],
+                    (Kind::Edge | Kind::Gate, Kind::Control) => &["listen"],
                     (Kind::Edge, Kind::Gate) => &["listen", "peer"],
                     (Kind::Gate, Kind::Gate | Kind::Edge) => &["listen", "peer"],
                     (Kind::Edge, Kind::Edge) => &["peer"],

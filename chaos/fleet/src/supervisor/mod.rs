@@ -63,7 +63,8 @@ async fn run_in(dir: &Path, layout: &Layout, fence: Option<Duration>) -> anyhow:
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let plan = Plan { fence, ..Plan::new(example::fleet()?, ports::free_address)? };
-    files::write_secrets(layout)?;
+    let routers = plan.all(Kind::Edge).chain(plan.all(Kind::Gate)).map(|unit| unit.name.as_str());
+    files::write_secrets(layout, &routers.collect::<Vec<_>>())?;
     std::fs::write(layout.regions_toml(), example::on_this_machine(&plan, layout)?)?;
     let links = Links::start(&plan, layout).await?;
     let programs = Programs::beside_us()?.copied_to(&layout.home.join("bin"))?;

@@ -8,6 +8,7 @@
 
 mod course;
 mod cut;
+mod facts;
 mod gate;
 mod late;
 mod leader;

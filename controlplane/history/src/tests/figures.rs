@@ -110,6 +110,18 @@ fn what_was_over_before_is_another_one_and_a_hold_is_trouble_as_well() {
         panic!()
     };
     assert_eq!((first_ms - NOON, good_ms - NOON, length_ms), (300_000, 300_900, 900));
+    // Also in the same minute, and whoever comes late with what was over before.
+    let asks = [
+        ask(301_000, 301_010, Outcome::Failed, false),
+        ask(301_020, 301_030, Outcome::Good, true),
+        Ask { held: true, ..ask(350_000, 350_700, Outcome::Good, true) },
+    ];
+    let late = told("edge-1", exact(), &asks);
+    let Rto::Observed { first_ms, length_ms, .. } = rto::observed(&late, NOON + 349_900, NOON + 351_000)
+    else {
+        panic!()
+    };
+    assert_eq!((first_ms - NOON, length_ms), (350_000, 700));
     let Rto::Observed { first_ms, .. } = rto::observed(&rows, NOON, NOON + 15) else { panic!() };
     assert_eq!(first_ms, NOON);
 }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use domicile_api::problem::Problem;
-use domicile_api::reports::Taken;
+use domicile_api::reports::{Now, Taken};
 use domicile_facts::{Batch, LARGEST, NotABatch};
 use domicile_history::{HistoryError, Stored};
 
@@ -37,6 +37,11 @@ pub(crate) fn kept(app: &App) -> Result<&Kept, Refusal> {
     })
 }
 
+/// The time here.
+pub(crate) async fn clock() -> Json<Now> {
+    Json(Now { now_ms: unix_ms() })
+}
+
 /// Takes a batch of the router that calls. What is acknowledged is on the disk.
 pub(crate) async fn take(
     State(app): State<Arc<App>>,
@@ -63,9 +68,7 @@ pub(crate) async fn take(
         .map_err(|_| Problem::new("internal", "Internal error", 500, "a batch was not taken"))??;
     app.metrics.facts.with_label_values(&[label(stored)]).inc();
     match stored {
-        Stored::New | Stored::Already => {
-            Ok(Json(Taken { already: stored == Stored::Already, now_ms: unix_ms() }))
-        }
+        Stored::New | Stored::Already => Ok(Json(Taken { already: stored == Stored::Already })),
         Stored::Differs => Err(Problem::new(
             "another-batch",
             "Another batch of that name",

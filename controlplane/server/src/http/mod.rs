@@ -93,7 +93,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/moves/{id}/losses", get(losses::list));
     // Everything so far is for people; a router's token opens one door, and that one nobody else's.
     let people = changes.merge(seen).merge(reads).route_layer(from_fn(auth::people));
-    let told = Router::new().route("/v1/facts", post(facts::take)).route_layer(from_fn(auth::tells));
+    let told = Router::new()
+        .route("/v1/facts", post(facts::take))
+        .route("/v1/facts/clock", get(facts::clock))
+        .route_layer(from_fn(auth::tells));
     let known = people.merge(told).route_layer(from_fn_with_state(Arc::clone(app), auth::operator));
     Router::new()
         .merge(known)

@@ -5,7 +5,7 @@ use domicile_api::problem::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, body, and whether the leader answers.
-const OPERATIONS: [(&str, &str, &str, Option<&str>); 41] = [
+const OPERATIONS: [(&str, &str, &str, Option<&str>); 42] = [
     ("get", "/v1/status", "Who serves what now.", None),
     ("get", "/v1/regions", "All regions.", None),
     ("get", "/v1/cells", "All cells.", None),
@@ -101,6 +101,12 @@ const OPERATIONS: [(&str, &str, &str, Option<&str>); 41] = [
         "post",
         "/v1/facts",
         "Takes a batch of what a router saw. Takes the role router, and the router's id as the name. Safe to repeat.",
+        None,
+    ),
+    (
+        "get",
+        "/v1/facts/clock",
+        "The time here, for routers that compare their clocks. Takes the role router.",
         None,
     ),
     (

@@ -16,7 +16,8 @@ const EDGE: &str = "a-token-of-edge-1";
 
 fn special(dir: &Path) -> Special {
     let file = dir.join("tokens");
-    let lines = [operator("ann", ANN), with_roles("edge-1", EDGE, "router"), with_roles("edge-2", "2", "router")];
+    let lines =
+        [operator("ann", ANN), with_roles("edge-1", EDGE, "router"), with_roles("edge-2", "2", "router")];
     std::fs::write(&file, lines.concat()).unwrap();
     let facts = Some(Settings { dir: dir.join("history"), age: Duration::from_secs(3600 * 24 * 365 * 200) });
     Special { tokens: Some(file), facts, ..Special::default() }
@@ -26,12 +27,17 @@ fn special(dir: &Path) -> Special {
 fn batch(router: &str, number: u64, minute: u64, (good, failed): (u64, u64)) -> Batch {
     let id = BatchId { router: RouterId::new(router).unwrap(), boot: BootId::from_u128(9), number };
     let region = RegionId::new("us-east-1").unwrap();
-    let at = Moments { first_bad: (failed > 0).then_some(5), last_bad: (failed > 0).then_some(9), ..Moments::default() };
+    let at = Moments {
+        first_bad: (failed > 0).then_some(5),
+        last_bad: (failed > 0).then_some(9),
+        ..Moments::default()
+    };
     let tally = Tally { good, failed, at, ..Tally::default() };
     let fact = Fact { tenant: Some(TenantId::new("mercy").unwrap()), region: Some(region.clone()), tally };
     let facts: Vec<Fact> = (good + failed > 0).then_some(fact).into_iter().collect();
     let minute = Minute(26_300_000 + minute);
-    let head = Head { version: VERSION, id, role: Role::Edge, region, minute, facts: facts.len(), clock: None };
+    let head =
+        Head { version: VERSION, id, role: Role::Edge, region, minute, facts: facts.len(), clock: None };
     Batch { head, facts }
 }
 
@@ -50,6 +56,7 @@ async fn a_router_tells_its_own_facts_and_nothing_else_is_open_to_it() {
     assert_eq!(tell(&plane, EDGE, mine.encode()).await.1["already"], false);
     let (status, said) = tell(&plane, EDGE, mine.encode()).await;
     assert_eq!((status, &said["already"]), (200, &Value::Bool(true)));
+    let said = plane.send(Method::GET, "/v1/facts/clock", None, Some(EDGE), &[]).await.1;
     let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
     assert!(said["now_ms"].as_u64().unwrap().abs_diff(now) < 60_000, "{said}");
 
@@ -57,7 +64,10 @@ async fn a_router_tells_its_own_facts_and_nothing_else_is_open_to_it() {
     other.facts[0].tally.good = 2;
     let told = async |token: &str, bytes: Vec<u8>| {
         let (status, problem) = tell(&plane, token, bytes).await;
-        (status, problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned())
+        (
+            status,
+            problem["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned(),
+        )
     };
     assert_eq!(told(EDGE, other.encode()).await, (409, "another-batch".into()));
     assert_eq!(told("2", mine.encode()).await, (403, "forbidden".into()), "as somebody else");
@@ -94,11 +104,11 @@ async fn two_that_were_told_the_same_report_the_same_also_after_a_restart() {
     let one = Plane::start_with("a", store.clone(), special(dirs[0].path())).await;
     let two = Plane::start_with("b", store.clone(), special(dirs[1].path())).await;
     one.led().await;
-    let (status, said) = one.post("/v1/apply", &serde_json::json!({ "file": "regions.toml", "text": FLEET })).await;
+    let (status, said) =
+        one.post("/v1/apply", &serde_json::json!({ "file": "regions.toml", "text": FLEET })).await;
     assert_eq!(status, 200, "{said}");
     let mut batches = Vec::new();
-    for n in 0..10 {
-        let counts = [(100, 0), (94, 6), (0, 0), (1, 0)][n as usize % 4];
+    for (n, counts) in (0..10).zip([(100, 0), (94, 6), (0, 0), (1, 0)].into_iter().cycle()) {
         batches.push((EDGE, batch("edge-1", n, n, counts)));
         batches.push(("2", batch("edge-2", n, n, (0, 0))));
     }
@@ -113,7 +123,8 @@ async fn two_that_were_told_the_same_report_the_same_also_after_a_restart() {
     let path = format!("/v1/reports/sla?month={month}&objective=99.5");
     let report = one.get(&path).await.1;
     assert_eq!(two.get(&path).await.1.to_string(), report.to_string());
-    let tenant = |id: &str| report["tenants"].as_array().unwrap().iter().find(|t| t["tenant"] == id).unwrap().clone();
+    let tenant =
+        |id: &str| report["tenants"].as_array().unwrap().iter().find(|t| t["tenant"] == id).unwrap().clone();
     let (mercy, clinic) = (tenant("mercy"), tenant("clinic"));
     let of = |t: &Value, names: &[&str]| names.iter().map(|n| t[*n].as_u64().unwrap()).collect::<Vec<_>>();
     // Minutes 0 to 9: 100/0, 94/6, none, 1/0, and over again.

@@ -36,7 +36,11 @@ pub async fn run(shared: Arc<Shared>) {
     let Some(facts) = &shared.facts else { return };
     loop {
         let lies = keep(&shared, facts, Minute::of(unix_ms())).await;
-        facts.teller.lock().await.round(&shared, facts, lies).await;
+        {
+            let mut teller = facts.teller.lock().await;
+            teller.compare(&shared, facts).await;
+            teller.round(&shared, lies).await;
+        }
         pause(TICK).await;
     }
 }
@@ -45,7 +49,7 @@ pub async fn run(shared: Arc<Shared>) {
 pub async fn last(shared: &Arc<Shared>) {
     let Some(facts) = &shared.facts else { return };
     let lies = keep(shared, facts, Minute(u64::MAX)).await;
-    let tell = async { facts.teller.lock().await.round(shared, facts, lies).await };
+    let tell = async { facts.teller.lock().await.round(shared, lies).await };
     if tokio::time::timeout(LAST, tell).await.is_err() {
         tracing::info!("facts that no control plane has yet stay on disk for the next process");
     }

@@ -18,13 +18,16 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Batches for one control plane in one round: the others are not to wait for it.
 const AT_ONCE: usize = 64;
 /// First and longest pause after a control plane did not answer.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// How many must have a batch before it is taken away, where there are so many.
 const COPIES: usize = 2;
 
-/// What a control plane answers.
+/// How often the clock is compared with theirs, and how long an answer may take that is of use.
+const COMPARE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(2));
+
+/// A control plane's clock.
 #[derive(Debug, Clone, Deserialize)]
-struct Told {
+struct Now {
     /// Its clock, in milliseconds since 1970.
     now_ms: u64,
 }
@@ -58,6 +61,7 @@ pub(super) struct Teller {
     client: reqwest::Client,
     targets: Vec<Target>,
     said: BTreeMap<SocketAddr, String>,
+    compared: Option<BootTime>,
 }
 
 impl Teller {
@@ -69,17 +73,34 @@ impl Teller {
             client,
             targets: config.to.iter().map(target).collect(),
             said: BTreeMap::new(),
+            compared: None,
+        }
+    }
+
+    /// Compares the clock with that of the first control plane that answers, now and then.
+    pub(super) async fn compare(&mut self, shared: &Shared, facts: &Facts) {
+        if self.compared.is_some_and(|at| shared.now().since(at) < COMPARE.0) {
+            return;
+        }
+        let Ok(token) = self.token.read() else { return };
+        for target in self.targets.iter().filter(|t| t.away.is_none()) {
+            let at = shared.config.links.dial(target.at);
+            if let Some(bound) = ask_clock(shared, &self.client, at, &token).await {
+                facts.compared(bound);
+                self.compared = Some(shared.now());
+                return;
+            }
         }
     }
 
     /// Tells each of them what it lacks, and takes away what is told.
-    pub(super) async fn round(&mut self, shared: &Shared, facts: &Facts, lies: Lies) {
+    pub(super) async fn round(&mut self, shared: &Shared, lies: Lies) {
         let names: Vec<String> = lies.batches.into_iter().map(|(name, _)| name).collect();
         let token = self.token.read();
         let (client, spool) = (&self.client, &self.spool);
         let rounds = self.targets.iter_mut().map(|target| {
             target.has.retain(|name| names.binary_search(name).is_ok());
-            target.round(shared, facts, client, spool, &token, &names)
+            target.round(shared, client, spool, &token, &names)
         });
         let ends: Vec<Option<String>> = futures::future::join_all(rounds).await;
         for (target, why) in self.targets.iter().zip(ends) {
@@ -115,7 +136,6 @@ impl Target {
     async fn round(
         &mut self,
         shared: &Shared,
-        facts: &Facts,
         client: &reqwest::Client,
         spool: &Spool,
         token: &Result<String, SecretError>,
@@ -140,7 +160,7 @@ impl Target {
                 Err(error) => return Some(format!("{name} can't be read: {error}")),
             };
             let at = shared.config.links.dial(self.at);
-            match tell(shared, facts, client, at, token, bytes).await {
+            match tell(client, at, token, bytes).await {
                 Ok(()) => {}
                 Err(Untold::Refused(why)) => {
                     tracing::warn!(control_plane = %self.at, name, why, "a batch of facts is not taken; it counts as told");
@@ -158,15 +178,25 @@ impl Target {
     }
 }
 
-async fn tell(
+/// By how much a control plane's clock is ahead, and within what; none if it did not answer.
+async fn ask_clock(
     shared: &Shared,
-    facts: &Facts,
     client: &reqwest::Client,
     at: SocketAddr,
     token: &str,
-    bytes: Vec<u8>,
-) -> Result<(), Untold> {
+) -> Option<ClockBound> {
+    let url = format!("http://{at}/v1/facts/clock");
     let asked = shared.now();
+    let answer = client.get(url).bearer_auth(token).timeout(COMPARE.1).send().await.ok()?;
+    let theirs: Now = answer.error_for_status().ok()?.json().await.ok()?;
+    let took = u64::try_from(shared.now().since(asked).as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+    let middle = unix_ms().saturating_sub(took / 2);
+    let ahead_ms = i64::try_from(theirs.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(middle);
+    // One for the milliseconds that both clocks are cut to.
+    Some(ClockBound { ahead_ms, within_ms: took.div_ceil(2) + 1 })
+}
+
+async fn tell(client: &reqwest::Client, at: SocketAddr, token: &str, bytes: Vec<u8>) -> Result<(), Untold> {
     let request = client
         .post(format!("http://{at}/v1/facts"))
         .bearer_auth(token)
@@ -189,11 +219,6 @@ async fn tell(
         }
         _ => return Err(Untold::NotNow(format!("it answered {status}"))),
     }
-    let told: Told = answer.json().await.map_err(not_now)?;
-    let took = u64::try_from(shared.now().since(asked).as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
-    let middle = unix_ms().saturating_sub(took / 2);
-    let ahead = i64::try_from(told.now_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(middle);
-    facts.compared(ClockBound { ahead_ms: ahead, within_ms: took.div_ceil(2) + 1 });
     Ok(())
 }
 

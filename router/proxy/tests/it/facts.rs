@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::routing::{get, post};
 use domicile_chaos_kit::ports::free_address;
 use domicile_chaos_kit::wait::eventually;
 use domicile_facts::{Batch, BatchId, Tally};
@@ -26,7 +26,10 @@ struct Taker(Arc<Mutex<BTreeMap<BatchId, Batch>>>);
 impl Taker {
     async fn open(self, at: SocketAddr) {
         let listener = tokio::net::TcpListener::bind(at).await.unwrap();
-        let app = axum::Router::new().route("/v1/facts", post(take)).with_state(self);
+        let app = axum::Router::new()
+            .route("/v1/facts", post(take))
+            .route("/v1/facts/clock", get(clock))
+            .with_state(self);
         tokio::spawn(async move { axum::serve(listener, app).await });
     }
 
@@ -55,8 +58,13 @@ async fn take(State(taker): State<Taker>, headers: HeaderMap, body: Bytes) -> (S
     let mut all = taker.0.lock().unwrap();
     let known = all.insert(id, batch.clone());
     assert!(known.is_none_or(|known| known == batch), "one name, two contents");
+    (StatusCode::OK, String::new())
+}
+
+/// A day ahead.
+async fn clock() -> String {
     let ms = jiff::Timestamp::now().as_millisecond() + 86_400_000;
-    (StatusCode::OK, format!("{{\"now_ms\":{ms}}}"))
+    format!("{{\"now_ms\":{ms}}}")
 }
 
 fn spooled(dir: &Path) -> usize {
