@@ -7,7 +7,7 @@ use crate::Row;
 
 /// How it is counted, as the report says it.
 pub const FORMULA: &str = "from the arrival of the first request that ended badly (5xx of the application, not served, or outcome \
-unknown) or that was held, to the end of the first write that ended well after the last such request of any router; what a \
+unknown) or that was held, to the end of the first write that ended well after the last such request of any router had come; what a \
 good write had ended before the move began is another outage (of one minute a router tells four apart, and what comes beyond \
 them makes the last one longer); moments of routers are put on the control plane's clock by the offset that they measured, the \
 clock bound says how far the ends may be off; a tenant of whom no request came has none";
@@ -28,7 +28,8 @@ impl Seen {
             let ahead = row.clock.map_or(0, |clock| clock.ahead_ms);
             let at = |offset: i32| row.minute.at(offset).saturating_add_signed(ahead);
             let tally = &row.fact.tally;
-            seen.writes.extend(tally.at.first_good_write.map(at));
+            seen.writes
+                .extend([tally.at.first_good_write, tally.at.last_good_write].into_iter().flatten().map(at));
             for episode in tally.episodes.as_slice() {
                 seen.troubles.push((at(episode.first), at(episode.last)));
                 seen.writes.extend(episode.good.map(at));

@@ -219,6 +219,7 @@ impl Server {
                 () = samples::run(&app) => {}
                 () = room::run(&app) => {}
                 () = facts::run(&app) => {}
+                () = facts::copy::follow(&app) => {}
                 () = archive::copies::follow(&app) => {}
                 () = roster::follow(&app, tokens) => {}
                 () = lead::run(&app, &ambition, &leading, &cancel) => {}

@@ -11,9 +11,9 @@ const MOST: usize = 4;
 pub struct Episode {
     /// When the first request came that failed or was held.
     pub first: i32,
-    /// When the last one that failed had ended, or the last one that was held had come.
+    /// When the last one came. One that hung for long is no trouble of later than that.
     pub last: i32,
-    /// When the first write after that had ended well; none yet.
+    /// When a write had ended well since then, the first that is known; none yet.
     pub good: Option<i32>,
 }
 
@@ -95,8 +95,18 @@ impl Episodes {
         self.len += 1;
     }
 
-    /// A request that failed or was held.
-    pub(crate) fn trouble(&mut self, first: i32, last: i32) {
+    /// A request that failed or was held, by when it came.
+    pub(crate) fn trouble(&mut self, came: i32) {
+        self.between(came, came);
+    }
+
+    fn between(&mut self, first: i32, last: i32) {
+        // Told late: of what is over already.
+        let over = |e: &&mut Episode| e.first <= first && e.good.is_some_and(|good| good >= last);
+        if let Some(over) = self.list[..usize::from(self.len)].iter_mut().find(over) {
+            over.last = over.last.max(last);
+            return;
+        }
         let full = usize::from(self.len) == MOST;
         match self.last_mut() {
             // A write that ended well before this one came has ended what was before.
@@ -134,7 +144,7 @@ impl Episodes {
         all.sort_unstable_by_key(|e| (e.first, e.last));
         *self = Self::default();
         for episode in all {
-            self.trouble(episode.first, episode.last);
+            self.between(episode.first, episode.last);
             if let Some(good) = episode.good {
                 self.wrote(good);
             }

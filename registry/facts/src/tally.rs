@@ -52,13 +52,16 @@ pub struct Moments {
     /// The first write that ended well, by when it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_good_write: Option<i32>,
+    /// The last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_good_write: Option<i32>,
 }
 
 impl Moments {
     /// All of them.
     #[must_use]
-    pub const fn all(&self) -> [Option<i32>; 4] {
-        [self.first_bad, self.last_bad, self.first_held, self.first_good_write]
+    pub const fn all(&self) -> [Option<i32>; 5] {
+        [self.first_bad, self.last_bad, self.first_held, self.first_good_write, self.last_good_write]
     }
 
     fn add(&mut self, other: &Self) {
@@ -72,6 +75,7 @@ impl Moments {
             }
         }
         self.last_bad = self.last_bad.max(other.last_bad);
+        self.last_good_write = self.last_good_write.max(other.last_good_write);
     }
 }
 
@@ -160,15 +164,21 @@ impl Tally {
             self.held_ms = self.held_ms.saturating_add(held);
             self.held_most_ms = self.held_most_ms.max(held);
             least(&mut self.at.first_held, came);
-            self.episodes.trouble(came, came);
         }
         if seen.outcome.is_bad() {
             least(&mut self.at.first_bad, came);
             self.at.last_bad = self.at.last_bad.max(Some(ended));
-            self.episodes.trouble(came, ended);
+        }
+        if seen.held.is_some() || seen.outcome.is_bad() {
+            self.episodes.trouble(came);
+            // It may have come before writes that ended well long ago.
+            for write in [self.at.first_good_write, self.at.last_good_write].into_iter().flatten() {
+                self.episodes.wrote(write);
+            }
         }
         if seen.write && seen.outcome == Outcome::Good {
             least(&mut self.at.first_good_write, ended);
+            self.at.last_good_write = self.at.last_good_write.max(Some(ended));
             self.episodes.wrote(ended);
         }
     }

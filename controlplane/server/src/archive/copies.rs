@@ -77,7 +77,7 @@ async fn look(app: &App, archive: &Arc<Archive>) -> Result<(), Problem> {
 }
 
 /// Publishes this control plane's key and copy, and gives the keys that count.
-pub(super) async fn introduce(app: &App, archive: &Arc<Archive>, world: &World) -> Result<Keyring, Problem> {
+pub(crate) async fn introduce(app: &App, archive: &Arc<Archive>, world: &World) -> Result<Keyring, Problem> {
     let public = archive.key.public();
     let own = Key::ArchiveKey(public.id().to_string());
     let mut keys = ring(app).await?;
@@ -252,6 +252,26 @@ async fn fetch(
         bytes.extend_from_slice(&chunk);
     }
     Segment::from_lines(&bytes).map(Some).map_err(|e| Problem::Segment(n, e))
+}
+
+/// A request to another control plane, signed with this one's key.
+pub(crate) fn sign<T: Serialize>(archive: &Archive, purpose: Purpose, body: T) -> Result<String, Problem> {
+    let wrong = |what: String| Problem::Other(format!("a request can't be signed: {what}"));
+    let signature = archive.key.sign(purpose, &body).map_err(|e| wrong(e.to_string()))?;
+    serde_json::to_string(&Signed { body, signature }).map_err(|e| wrong(e.to_string()))
+}
+
+/// What a control plane whose key the registry knows has signed, and its name; none if nobody of them has.
+pub(crate) async fn signed_by<T: Serialize + for<'de> Deserialize<'de>>(
+    app: &App,
+    purpose: Purpose,
+    header: Option<&str>,
+) -> Result<Option<(T, String)>, Problem> {
+    let Some(Ok(signed)) = header.map(serde_json::from_str::<Signed<T>>) else { return Ok(None) };
+    let keys = ring(app).await?;
+    let asked = keys.verify(purpose, &signed.body, &signed.signature, When::position(0), "a request");
+    let owner = asked.ok().map(|key| key.owner.clone());
+    Ok(owner.map(|owner| (signed.body, owner)))
 }
 
 /// Whether a control plane whose key the registry knows asks for this very segment.

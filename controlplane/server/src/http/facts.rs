@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Path, Query, State};
+use axum::response::{IntoResponse, Response};
 use domicile_api::problem::Problem;
 use domicile_api::reports::{Now, Taken};
-use domicile_facts::{Batch, LARGEST, NotABatch};
-use domicile_history::{HistoryError, Stored};
+use domicile_facts::{Batch, BatchId, LARGEST, NotABatch};
+use domicile_history::{Cursor, HistoryError, Stored};
+use http::HeaderMap;
+use serde::Deserialize;
 
 use crate::app::App;
 use crate::causes::chain;
-use crate::facts::{Kept, unix_ms};
+use crate::facts::{Kept, copy, unix_ms};
 use crate::http::input;
-use crate::http::problem::Refusal;
+use crate::http::problem::{Refusal, bad, missing};
 use crate::operators::Operator;
 
 impl From<HistoryError> for Refusal {
@@ -35,6 +39,64 @@ pub(crate) fn kept(app: &App) -> Result<&Kept, Refusal> {
             .hint("start every control plane with --history-dir")
             .into()
     })
+}
+
+/// What reports may rest on: a copy that began empty only once it has what the others have.
+pub(crate) fn complete(app: &App) -> Result<&Kept, Refusal> {
+    let kept = kept(app)?;
+    if kept.is_complete() {
+        return Ok(kept);
+    }
+    let what = format!("the history of control plane {} began empty and is still being copied", app.name);
+    Err(Problem::new("copying", "History not complete", 503, what)
+        .hint("ask another control plane, or this one in a moment")
+        .into())
+}
+
+/// What is asked of a list of batches.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct After {
+    after: Cursor,
+}
+
+async fn known(app: &App, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
+    let signed = headers.get(copy::REQUEST).and_then(|v| v.to_str().ok());
+    if copy::may_fetch(app, path, signed).await? {
+        return Ok(());
+    }
+    app.metrics.unauthorized.inc();
+    let why =
+        "facts are handed out to control planes only, by the keys that they have published in the registry";
+    Err(Problem::new("unauthorized", "Not authorized", 401, why)
+        .hint("operators read `domicile report`")
+        .into())
+}
+
+/// The names of what was taken here, for another control plane.
+pub(crate) async fn names(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<After>, QueryRejection>,
+) -> Result<Json<copy::Page>, Refusal> {
+    let Query(After { after }) = query.map_err(|e| bad(format!("the question is not understood: {e}")))?;
+    known(&app, &headers, &copy::page_path(after)).await?;
+    let (ids, end) = kept(&app)?.history.taken_after(after, copy::PAGE).await?;
+    Ok(Json(copy::Page { ids, end }))
+}
+
+/// A batch, for another control plane.
+pub(crate) async fn batch(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path((router, boot, number)): Path<(String, String, u64)>,
+) -> Result<Response, Refusal> {
+    let id = serde_json::json!({ "router": router, "boot": boot, "number": number });
+    let id: BatchId = serde_json::from_value(id).map_err(|_| bad("this is no name of a batch"))?;
+    known(&app, &headers, &copy::batch_path(&id)).await?;
+    let found = kept(&app)?.history.batch(&id).await?;
+    let batch = found.ok_or_else(|| missing("batch", &copy::batch_path(&id), "report sla"))?;
+    Ok(([(http::header::CONTENT_TYPE, "application/x-ndjson")], batch.encode()).into_response())
 }
 
 /// The time here.

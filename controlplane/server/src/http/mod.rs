@@ -101,6 +101,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     Router::new()
         .merge(known)
         .route("/v1/archive/segments/{n}", get(archive::segment))
+        .route("/v1/facts/batches", get(facts::names))
+        .route("/v1/facts/batches/{router}/{boot}/{number}", get(facts::batch))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::app::{App, View};
-use crate::http::facts::kept;
+use crate::http::facts::complete;
 use crate::http::moves;
 use crate::http::problem::{Refusal, bad, missing};
 use crate::reports::{self, Month};
@@ -59,7 +59,7 @@ pub(crate) async fn rto(
     let moved = moves::view(&app, id).await?;
     let of_cell = view.current.tenants_of.get(&moved.cell).into_iter().flatten().cloned().collect();
     let tenants = tenants(of_cell, query.tenant)?;
-    Ok(Json(reports::rto(&kept(&app)?.history, &moved, &tenants).await?))
+    Ok(Json(reports::rto(&complete(&app)?.history, &moved, &tenants).await?))
 }
 
 pub(crate) async fn sla(
@@ -83,5 +83,5 @@ pub(crate) async fn sla(
     let all = view.current.fleet.tenants.keys().cloned().collect();
     let tenants = tenants(all, query.tenant)?;
     let until = query.until.map_or(now, |until| until.min(now));
-    Ok(Json(reports::sla(&kept(&app)?.history, &month, until, ppm, &tenants).await?))
+    Ok(Json(reports::sla(&complete(&app)?.history, &month, until, ppm, &tenants).await?))
 }

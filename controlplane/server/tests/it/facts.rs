@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use domicile_chaos_kit::wait::eventually;
 use domicile_facts::{Batch, BatchId, Fact, Head, Minute, Moments, Tally, VERSION};
 use domicile_model::{BootId, RegionId, Role, RouterId, TenantId};
 use domicile_server::facts::Settings;
@@ -11,8 +12,22 @@ use serde_json::Value;
 
 use crate::common::{FLEET, Plane, Special, operator, registry, with_roles};
 
+const SOON: Duration = Duration::from_secs(20);
 const ANN: &str = "a-token-of-ann";
 const EDGE: &str = "a-token-of-edge-1";
+
+/// One that knows the others, and so copies from them.
+fn among_others(dir: &Path) -> Special {
+    let archive = domicile_server::archive::Settings {
+        dir: dir.join("archive"),
+        keep: domicile_server::archive::Keep { newest: 100, age: Duration::from_secs(3_600) },
+        copies: None,
+        every: Duration::from_secs(3_600),
+        patience: Duration::from_millis(300),
+        sabotage: domicile_server::archive::Sabotage::None,
+    };
+    Special { archive: Some(archive), ..special(dir) }
+}
 
 fn special(dir: &Path) -> Special {
     let file = dir.join("tokens");
@@ -148,4 +163,60 @@ async fn two_that_were_told_the_same_report_the_same_also_after_a_restart() {
         assert_eq!(two.get(&format!("/v1/reports/sla?{query}")).await.0, status, "{query}");
     }
     assert_eq!(two.get("/v1/reports/rto?move=x").await.0, 404);
+}
+
+/// Both the process of the leader and its directory are lost; the other one was away while half of it was told.
+#[tokio::test]
+async fn what_only_the_leader_was_told_is_reported_by_the_other_one_after_the_leader_is_gone() {
+    let (dirs, store) = ([tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()], registry());
+    let leader = Plane::start_with("a", store.clone(), among_others(dirs[0].path())).await;
+    leader.led().await;
+    let (status, said) =
+        leader.post("/v1/apply", &serde_json::json!({ "file": "regions.toml", "text": FLEET })).await;
+    assert_eq!(status, 200, "{said}");
+    for n in 0..5 {
+        assert_eq!(tell(&leader, EDGE, batch("edge-1", n, n, (10, n)).encode()).await.0, 200);
+    }
+    let month = jiff::Timestamp::from_second(26_300_000 * 60).unwrap().strftime("%Y-%m").to_string();
+    let path = format!("/v1/reports/sla?month={month}");
+    let other = Plane::start_with("b", store.clone(), among_others(dirs[1].path())).await;
+    // Told to either, after that.
+    assert_eq!(tell(&leader, EDGE, batch("edge-1", 5, 5, (10, 0)).encode()).await.0, 200);
+    assert_eq!(tell(&other, "2", batch("edge-2", 0, 6, (10, 10)).encode()).await.0, 200);
+    let mut report = String::new();
+    eventually(SOON, "both report the same, and all of it", || async {
+        let (one, two) = (leader.get(&path).await, other.get(&path).await);
+        let mercy = one.1["tenants"].as_array()?.iter().find(|t| t["tenant"] == "mercy")?;
+        let all = mercy["requests"] == 7 * 10 + 10 + 10;
+        (all && one.0 == 200 && one.1.to_string() == two.1.to_string()).then_some(())
+    })
+    .await
+    .unwrap();
+    report.push_str(&leader.get(&path).await.1.to_string());
+    leader.kill();
+    let gone = dirs[0].path().join("history");
+    std::fs::remove_dir_all(&gone).unwrap();
+    assert_eq!(other.get(&path).await.1.to_string(), report);
+
+    // It comes back with nothing, and says nothing before it has it all again.
+    let back = Plane::start_with("a", store.clone(), among_others(dirs[0].path())).await;
+    eventually(SOON, "it has copied the rest", || async {
+        let (status, said) = back.get(&path).await;
+        if status == 503 {
+            assert!(said["type"].as_str().unwrap().ends_with("/copying"), "{said}");
+            return None;
+        }
+        assert_eq!((status, said.to_string()), (200, report.clone()), "half of it was told");
+        Some(())
+    })
+    .await
+    .unwrap();
+    // Nobody but control planes is handed what was told.
+    for path in
+        ["/v1/facts/batches?after=0", "/v1/facts/batches/edge-1/00000000-0000-0000-0000-000000000009/0"]
+    {
+        for token in [ANN, EDGE] {
+            assert_eq!(back.send(Method::GET, path, None, Some(token), &[]).await.0, 401, "{path}");
+        }
+    }
 }

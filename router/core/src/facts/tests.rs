@@ -47,11 +47,12 @@ fn an_outage_is_seen_from_its_first_failure_to_the_first_good_write() {
         last_bad: Some(9_000),
         first_held: Some(10_000),
         first_good_write: Some(1_000),
+        last_good_write: Some(10_800),
     };
     assert_eq!(tally.at, wanted);
     let episodes: Vec<(i32, i32, Option<i32>)> =
         tally.episodes.as_slice().iter().map(|e| (e.first, e.last, e.good)).collect();
-    let wanted = [(2_000, 2_500, Some(3_000)), (3_100, 9_000, Some(9_900)), (10_000, 10_000, Some(10_800))];
+    let wanted = [(2_000, 2_000, Some(3_000)), (3_100, 3_100, Some(9_900)), (10_000, 10_000, Some(10_800))];
     assert_eq!(episodes, wanted);
     assert_eq!((tally.good, tally.failed, tally.unknown, tally.requests()), (5, 1, 1, 7));
     assert_eq!((tally.writes, tally.held, tally.held_ms, tally.held_most_ms), (5, 1, 700, 700));

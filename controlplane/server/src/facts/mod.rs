@@ -1,6 +1,9 @@
 //! The routers' facts, as this control plane keeps them. Reports rest on them, decisions do not.
 
+pub(crate) mod copy;
+
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use domicile_facts::Minute;
@@ -28,11 +31,24 @@ pub struct Kept {
     /// The copy.
     pub history: History,
     age: Duration,
+    /// Whether it was empty when the process began, and has not gone through another one's copy since.
+    empty: AtomicBool,
 }
 
 impl Kept {
     pub(crate) async fn open(settings: Settings) -> Result<Self, HistoryError> {
-        Ok(Self { history: History::open(&settings.dir).await?, age: settings.age })
+        let history = History::open(&settings.dir).await?;
+        let empty = AtomicBool::new(history.size().await?.batches == 0);
+        Ok(Self { history, age: settings.age, empty })
+    }
+
+    /// Whether reports may rest on it.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.empty.load(Ordering::SeqCst)
+    }
+
+    fn complete(&self) {
+        self.empty.store(false, Ordering::SeqCst);
     }
 }
 
@@ -44,6 +60,10 @@ pub(crate) fn unix_ms() -> u64 {
 /// Forgets what is too old, and says how much there is, for as long as the process lives.
 pub(crate) async fn run(app: &App) {
     let Some(kept) = &app.facts else { return std::future::pending().await };
+    if app.archive.is_none() {
+        // Without a key of its own nobody gives it a copy.
+        kept.complete();
+    }
     let age = u64::try_from(kept.age.as_millis()).unwrap_or(u64::MAX);
     loop {
         let done = async {
