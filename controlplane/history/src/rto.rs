@@ -76,15 +76,17 @@ pub fn observed(rows: &[Row], from_ms: u64, to_ms: u64) -> Rto {
         last_ms,
         good_ms,
         length_ms: good_ms.saturating_sub(first_ms),
-        within_ms: within(rows),
+        within_ms: within(rows, first_ms, good_ms),
     }
 }
 
-/// The largest bound of those that took part; none if one of them has none.
-fn within(rows: &[Row]) -> Option<u64> {
-    let took_part = |row: &&Row| row.fact.tally.at.all().iter().any(Option::is_some);
-    rows.iter()
-        .filter(took_part)
-        .map(|row| row.clock.map(|c| c.within_ms))
-        .try_fold(0, |most, bound| Some(most.max(bound?)))
+/// The largest bound of those that told of these moments; none if one of them has none.
+fn within(rows: &[Row], first_ms: u64, good_ms: u64) -> Option<u64> {
+    let took_part = |row: &&Row| {
+        let start = row.minute.start();
+        let then = start <= good_ms && start + MINUTE_MS > first_ms;
+        then && row.fact.tally.at.all().iter().any(Option::is_some)
+    };
+    let bounds = rows.iter().filter(took_part).map(|row| row.clock.map(|c| c.within_ms));
+    bounds.into_iter().try_fold(0, |most, bound| Some(most.max(bound?)))
 }

@@ -49,7 +49,8 @@ pub(crate) async fn rto(
     view: &MoveView,
     tenants: &BTreeSet<TenantId>,
 ) -> Result<RtoReport, HistoryError> {
-    let (from, to) = (unix_ms(view.created), unix_ms(view.updated));
+    // What comes after the switch is no part of what the move answered, unless no good write parts the two.
+    let (from, to) = (unix_ms(view.created), done(view, "switch").unwrap_or_else(|| unix_ms(view.updated)));
     let looked = (Minute(Minute::of(from).0.saturating_sub(AROUND)), Minute(Minute::of(to).0 + AROUND));
     let mut list = Vec::new();
     for tenant in tenants {
@@ -70,6 +71,12 @@ pub(crate) async fn rto(
     })
 }
 
+/// When a step was done.
+fn done(view: &MoveView, step: &str) -> Option<u64> {
+    let mut entries = view.log.iter().rev();
+    entries.find(|e| e.step == step && e.event == LogEvent::Done).map(|e| unix_ms(e.at))
+}
+
 /// What a move was at, by its log. The time before it was asked for counts from the first tenant in trouble.
 fn split(view: &MoveView, tenants: &[TenantRto]) -> Vec<Part> {
     let first = tenants.iter().filter_map(|t| match t.rto {
@@ -80,10 +87,6 @@ fn split(view: &MoveView, tenants: &[TenantRto]) -> Vec<Part> {
     let trouble = first.min().filter(|first| view.kind == MoveKind::Failover && *first <= decided);
     let mut parts =
         vec![Part { part: "detect-and-decide".to_owned(), ms: trouble.map(|first| decided - first) }];
-    let done = |step: &str| {
-        let entries = view.log.iter().rev();
-        entries.filter(|e| e.step == step && e.event == LogEvent::Done).map(|e| unix_ms(e.at)).next()
-    };
     let mut before = Some(decided);
     for (part, step) in [
         ("approve", "approve"),
@@ -92,7 +95,7 @@ fn split(view: &MoveView, tenants: &[TenantRto]) -> Vec<Part> {
         ("verify", "verify"),
         ("switch", "switch"),
     ] {
-        let end = done(step);
+        let end = done(view, step);
         if end.is_none() && !view.steps.iter().any(|s| s == step) {
             continue;
         }
